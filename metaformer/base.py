@@ -1,0 +1,206 @@
+"""The abstract classes behind every component kind: what a plugin implements and what the core promises it.
+
+Constructor rule, for every kind: positional arguments are *wired* by the core, by name, from the list in the
+class's docstring (ask only for those you need); keyword-only arguments are the recipe's knobs, and their
+annotations and defaults are the recipe's schema. `**kwargs` is not allowed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from metaformer.types import Batch, Raw, Sample, Target, TokenBatch
+
+if TYPE_CHECKING:
+    from metaformer.model import MetaFormer
+
+
+class Preprocess(ABC):
+    """Turns one raw value into tensors, in a data worker; small and picklable, never an `nn.Module`.
+
+    The core seeds python's, numpy's and torch's global generators from (seed, epoch, sample) around each call
+    and restores them afterwards: use any of them freely, results do not depend on workers or ranks.
+    """
+
+    reads_files: ClassVar[bool] = False
+    """True: text values of a sample are file names, and arrive here as `Path`s resolved against the data set."""
+
+    @abstractmethod
+    def __call__(self, value: Any, train: bool) -> Raw:
+        """One value of a sample to tensors without batch axis. `train` switches augmentation on.
+
+        Raise `DataError` for a value that cannot be used; the recipe's policy decides what happens then."""
+
+    @abstractmethod
+    def blank(self) -> Raw:
+        """The smallest valid sample (one token is ideal): stands for a missing value and is never read."""
+
+    def example(self) -> Raw:
+        """A sample of the largest size the knobs allow, for counting tokens and FLOPs. Default: `blank`."""
+        return self.blank()
+
+    def collate(self, samples: Sequence[Raw]) -> Raw:
+        """Samples to a batch. Default: zero-pad every tensor at its end to the longest along each axis, stack.
+
+        Under this default a boolean `mask` that is true for real items comes out right."""
+        return {key: pad_stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def pad_stack(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
+    """Stack tensors of one rank along a new first axis, padded at the end of every axis to the longest."""
+    shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
+    if all(list(t.shape) == shape for t in tensors):
+        return torch.stack(list(tensors))
+    out = tensors[0].new_full((len(tensors), *shape), value)
+    for row, tensor in zip(out, tensors, strict=True):
+        row[tuple(slice(size) for size in tensor.shape)] = tensor
+    return out
+
+
+class Tokenizer(nn.Module, ABC):
+    """Raw tensors of one modality → TokenBatch of width `dim`. Owns its positions and its `preprocess`.
+
+    Wired: `dim` (int, width of the encoder that reads the tokens).
+    """
+
+    preprocess: Preprocess
+    """Set in the constructor."""
+    fits: ClassVar[bool] = False
+    """True: `fit` is called once, before training, with the values of the training set."""
+    modality: str = ""
+    """Registered name; set by the core after construction."""
+
+    @abstractmethod
+    def forward(self, raw: Raw) -> TokenBatch:
+        """`raw` as made by `preprocess.collate`, on the model's device. Masked tokens may hold anything finite."""
+
+    def fit(self, values: Iterable[Any]) -> None:  # noqa: B027 - optional by design
+        """Learn statistics (into buffers) from raw training values, in data order. Same result on every rank."""
+
+    def describe(self) -> str:
+        """One line for `metaformer inspect`."""
+        return type(self).__name__
+
+
+class Encoder(nn.Module, ABC):
+    """TokenBatch → TokenBatch of the same shape. Declares its width as `dim`; keeps its layers in `blocks`.
+
+    Wired: nothing.
+    """
+
+    dim: int
+    blocks: nn.ModuleList
+    """The layers in order; presets such as `last-2` count them. May be empty."""
+
+    @abstractmethod
+    def forward(self, tokens: TokenBatch) -> TokenBatch:
+        """Masked tokens must not influence the others."""
+
+
+class Bridge(nn.Module, ABC):
+    """Named streams → one new stream of width `dim`. Knows tokenizers only through TokenBatch.
+
+    Wired: `widths` (Mapping[str, int], role → width of the stream in that role).
+    """
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, streams: Mapping[str, TokenBatch]) -> TokenBatch:
+        """`streams` maps the roles of the recipe's `reads:` to streams."""
+
+
+class Head(nn.Module, ABC):
+    """One stream → a prediction.
+
+    Wired: `dim` (int, width of the stream it reads).
+    """
+
+    predicts: ClassVar[Literal["class", "classes", "values", "embedding"]]
+    """`class`: logits [B C]; `classes`: logits per token [B T C]; `values`: [B C]; `embedding`: [B C], unit length."""
+    size: int
+    """C."""
+    reads: str = ""
+    """Name of the stream it reads; set by the core after construction."""
+    unit: float = 1.0
+    """For `values`: their typical size in units of the target; losses divide by it."""
+
+    @abstractmethod
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """Rows without any real token give finite numbers; objectives and metrics leave them out."""
+
+
+class Objective(nn.Module, ABC):
+    """Calls the model and returns named losses; decides which passes happen.
+
+    Wired: `task` (str), `heads` (Mapping[str, Head]), `widths` (Mapping[str, int], stream → width).
+    Do not keep `heads` itself: it would register the heads a second time.
+    """
+
+    targets: Mapping[str, Target]
+    """Sample keys it needs beside the streams, and their form. Set in the constructor."""
+    uses: tuple[str, ...]
+    """Names of the heads and streams it reads: decides what a sample must bring. Set in the constructor."""
+
+    @abstractmethod
+    def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses, each a mean over what counts in this batch. A batch in which nothing counts
+        gives a zero that is still connected to the parameters: ranks must run the same modules."""
+
+
+class Metric(ABC):
+    """Predictions and targets of one task → a number. Distributed ranks are joined in `compute`.
+
+    Wired: `head` (Head), `target` (Target).
+    """
+
+    higher_is_better: ClassVar[bool]
+
+    @abstractmethod
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Rows that count, as the head and the objective's target give them (class indices without IGNORE)."""
+
+    @abstractmethod
+    def compute(self) -> float:
+        """The number over everything seen since construction, on all ranks."""
+
+
+class Dataset(ABC):
+    """Samples by index. Must be cheap to pickle to workers and independent of any global random state.
+
+    Wired: nothing. Knobs annotated `Path` are looked up from the working directory, then from the recipe's.
+    """
+
+    root: Path | None = None
+    """Folder that relative file names inside samples are resolved against."""
+    classes: Mapping[str, Sequence[str]] = {}
+    """Target name → class names in index order, where the data set knows them."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """The raw record; raise `DataError` naming the file where it cannot be read. Keys absent or None are
+        missing values. A class target may be a class name or an index."""
+
+    def sample_id(self, index: int) -> str:
+        """A stable name of the sample, for logs and predictions."""
+        return str(index)
+
+    def fingerprint(self) -> str:
+        """Changes when the data change; kept in the run's lock. Default: the type and the length."""
+        return f"{type(self).__name__}:{len(self)}"
+
+
+def masked_mean(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    """Mean over real tokens; rows without any give 0."""
+    weight = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

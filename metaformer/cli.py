@@ -1,0 +1,228 @@
+"""The command line. Every command imports what it needs when it runs: `--help` costs no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from metaformer.errors import MetaformerError
+
+
+class Checkpoint(StrEnum):
+    """Which checkpoint of a run to use."""
+
+    best = "best"
+    latest = "latest"
+
+
+class Commands(TyperGroup):
+    """Turns our errors into a message and an exit code, and Ctrl-C into 130, whatever command met them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MetaformerError as error:
+            from metaformer.commands.output import print_error
+
+            if os.environ.get("METAFORMER_DEBUG") == "1":
+                raise
+            print_error("\n".join([str(error), *getattr(error, "__notes__", ())]))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(130) from error
+
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings=SETTINGS,
+    help="One plugin-based framework for any modality. A recipe, one YAML file, is the whole truth about a run.",
+)
+recipe_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS, help="Check, show and complete recipes.")
+weights_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS, help="Look into pretrained weights.")
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(weights_app, name="weights")
+
+Sets = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        default_factory=list,
+        help="Override one value of the recipe: --set optimizer.lr=1e-4.",
+    ),
+]
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or the folder of a recipe's runs.")]
+Which = Annotated[Checkpoint, typer.Option(help="Which checkpoint.")]
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        from metaformer import __version__
+
+        print(f"metaformer {__version__}")
+        raise typer.Exit()
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files, run one after another.")],
+    sets: Sets,
+    resume: Annotated[
+        str, typer.Option(metavar="auto|never|RUN", help="Go on with an unfinished run: the newest, none, or this one.")
+    ] = "never",
+) -> None:
+    """Train a model as a recipe says, evaluate it, and put its controls beside it."""
+    from metaformer.train import train_command
+
+    train_command(recipes, sets, resume)
+
+
+@app.command("eval")
+def evaluate(run: Run, sets: Sets, checkpoint: Which = Checkpoint.best) -> None:
+    """Evaluate a trained run again, also on other data (--set tasks.NAME.data.valid.root=...)."""
+    from metaformer.evaluate import eval_command
+
+    eval_command(run, sets, checkpoint.value)
+
+
+@app.command()
+def predict(
+    run: Run,
+    inputs: Annotated[
+        list[str], typer.Option("--input", metavar="X", help="A file, a folder, or STREAM=VALUE; may be repeated.")
+    ],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JSONL here instead of printing.")] = None,
+    checkpoint: Which = Checkpoint.best,
+) -> None:
+    """Predict with a trained run."""
+    from metaformer.predict import predict_command
+
+    predict_command(run, inputs, output, checkpoint.value)
+
+
+@app.command()
+def embed(
+    run: Run,
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="X", help="A file, a folder, or STREAM=VALUE; may be repeated.")
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
+    checkpoint: Which = Checkpoint.best,
+) -> None:
+    """Write embeddings of data to a Parquet file."""
+    from metaformer.predict import embed_command
+
+    embed_command(run, data, output, checkpoint.value)
+
+
+@app.command()
+def inspect(recipe: Recipe, sets: Sets) -> None:
+    """Show what a recipe builds and what it costs, without weights, downloads or memory."""
+    from metaformer.inspect import inspect_command
+
+    inspect_command(recipe, sets)
+
+
+@app.command()
+def plugins(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """List every installed component, and the plugins that are broken or blocked."""
+    from metaformer.commands.plugins import plugins_command
+    from metaformer.registry import registry
+
+    plugins_command(registry(), as_json)
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what this machine lacks, and say how to mend it."""
+    from metaformer.doctor import doctor_command
+    from metaformer.registry import registry
+
+    raise typer.Exit(doctor_command(registry()))
+
+
+@recipe_app.command()
+def check(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files.")], sets: Sets
+) -> None:
+    """Check recipes without running them: every fault at once, each with its line."""
+    from metaformer.commands.recipe import check_command
+
+    raise typer.Exit(check_command(recipes, sets))
+
+
+@recipe_app.command()
+def show(recipe: Recipe, sets: Sets) -> None:
+    """Print a recipe with every default in place."""
+    from metaformer.commands.recipe import show_command
+
+    show_command(recipe, sets)
+
+
+@recipe_app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes with everything installed, for completion and checks in editors."""
+    from metaformer.commands.recipe import schema_command
+
+    schema_command()
+
+
+@weights_app.command("inspect")
+def inspect_weights(uri: Annotated[str, typer.Argument(metavar="URI", help="For example file:blocks.pth.")]) -> None:
+    """Show which layout weights have, and what of them our encoder can use."""
+    from metaformer.weights.commands import inspect_command
+
+    inspect_command(uri)
+
+
+@weights_app.command("convert")
+def convert_weights(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="For example timm:NAME, hf:NAME or file:PATH.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    part: Annotated[str | None, typer.Option(help="Which tower, where there are several.")] = None,
+    to: Annotated[str, typer.Option(metavar="metaformer|meta_transformer", help="Naming to write.")] = "metaformer",
+) -> None:
+    """Write the encoder behind a weights URI as safetensors."""
+    from metaformer.weights.commands import convert_command
+
+    convert_command(uri, output, part, to)  # type: ignore[arg-type]
+
+
+def without_launcher(arguments: list[str]) -> list[str]:
+    """Arguments without `--local_rank`, which DeepSpeed's launcher puts anywhere; the environment says the same."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if skip:
+            skip = False
+        elif name in ("--local_rank", "--local-rank"):
+            skip = not equals
+        else:
+            kept.append(argument)
+    return kept
+
+
+def main() -> None:
+    """Entry point of the command `metaformer`."""
+    app(args=without_launcher(sys.argv[1:]), prog_name="metaformer")

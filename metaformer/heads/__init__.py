@@ -1,0 +1,1 @@
+"""Heads the core brings; each reads one stream."""

@@ -1,0 +1,244 @@
+"""Multi-head attention: self or cross, masked by booleans (true = may attend), by whichever kernel is fastest here.
+
+Source: Vaswani et al. 2017, arXiv 1706.03762; parameter layout of timm's `Attention` (one `qkv` projection).
+Ours differs: rows that may attend to nothing give 0, not NaN; on CPU the scores are made and used a few heads at a
+time, so that they stay in the cache, by plain matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+# Scores that are worked on at a time on CPU, about the second-level cache of a core. `python benchmarks/attention.py`
+# prints what other sizes, the unblocked products and the fused kernel take.
+_BLOCK_BYTES = 2 << 20
+# Up to this many scores per head the probabilities are kept for the backward pass; beyond, they are computed again:
+# they would take more memory than the rest of a layer. Same command.
+_KEEP_CELLS = 1024 * 1024
+
+
+def attend(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H S K"],
+    v: Float[Tensor, "B H S K"],
+    mask: Bool[Tensor, "#B #H #T S"] | None = None,
+    bias: Float[Tensor, "#B #H #T S"] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T K"]:
+    """Softmax(q kᵀ / √K + bias) v over the keys that `mask` allows; rows that allow none give 0."""
+    if q.device.type in ("cpu", "meta"):
+        if bias is None and not dropout and not q.is_meta:
+            return _attend_blocked(q, k, v, mask)
+        weights = attention_weights(q, k, mask, bias)
+        if dropout:
+            weights = F.dropout(weights, dropout)
+        return weights.to(v.dtype) @ v
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    # A row that allows nothing is NaN in some fused kernels: let it attend to everything, then set it to 0.
+    some = mask.any(dim=-1, keepdim=True)
+    allowed = mask | ~some
+    merged: Tensor = allowed if bias is None else bias.masked_fill(~allowed, float("-inf"))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=merged, dropout_p=dropout)
+    return out.masked_fill(~some, 0.0)
+
+
+def attention_weights(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H S K"],
+    mask: Bool[Tensor, "#B #H #T S"] | None = None,
+    bias: Float[Tensor, "#B #H #T S"] | None = None,
+) -> Float[Tensor, "B H T S"]:
+    """The attention probabilities themselves; rows that may attend to nothing are 0."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    if mask is None:
+        return scores.softmax(dim=-1)
+    # The smallest finite number instead of -inf: a row of -inf has NaN gradients even where its output is unused.
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+    return weights.masked_fill(~mask, 0.0)
+
+
+def _attend_blocked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if torch.is_autocast_enabled("cpu"):
+        # As autocast does before every matrix product; it does not look inside a `Function`.
+        q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        out: Tensor = _Blocked.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+        return out
+    return _forward(q, k, v, mask, None)
+
+
+class _Blocked(torch.autograd.Function):
+    """Attention in blocks of a few heads; every temporary is one block large and used again for the next."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        size = (*q.shape[:3], k.shape[2])
+        kept = q.new_empty(size) if size[2] * size[3] <= _KEEP_CELLS else None
+        out = _forward(q, k, v, mask, kept)
+        ctx.save_for_backward(q, k, v, mask, kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, mask, kept = ctx.saved_tensors  # type: ignore[attr-defined]
+        if not torch.is_grad_enabled():
+            return *_backward(q, k, v, mask, kept, grad), None
+        # Someone wants the gradient of this gradient: go through operations that have one.
+        inputs = [x for x in (q, k, v) if x.requires_grad]
+        out = attention_weights(q, k, mask) @ v
+        grads = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+        return *(next(grads) if x.requires_grad else None for x in (q, k, v)), None
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor | None) -> Tensor:
+    """The output; the probabilities go into `kept` where it is given."""
+    out = _token_major(q, v.shape[3])
+    scores = _room(q, k)
+    spare = torch.empty_like(scores) if kept is None else None
+    for at in _blocks(q, k):
+        weights = _weights(q, k, mask, at, scores, kept, spare)
+        out[at] = torch.bmm(weights, _flat(v[at])).view(out[at].shape)
+    return out
+
+
+def _backward(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor | None, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale = q.shape[3] ** -0.5
+    dq, dk, dv = (_token_major(x, x.shape[3]) for x in (q, k, v))
+    room = _room(q, k)
+    spare = torch.empty_like(room) if kept is None else None
+    for at in _blocks(q, k):
+        g = _flat(grad[at])
+        weights = kept[at].flatten(0, 1) if kept is not None else _weights(q, k, mask, at, room, None, spare)
+        dv[at] = torch.bmm(weights.transpose(1, 2), g).view(dv[at].shape)
+        ds = torch.bmm(g, _flat(v[at]).transpose(1, 2), out=room[: len(g)])
+        # Where the mask forbids, the probability is 0 and so is what comes out here.
+        torch._softmax_backward_data(ds, weights, -1, ds.dtype, grad_input=ds)
+        dq[at] = _scaled(ds, _flat(k[at]), scale).view(dq[at].shape)
+        dk[at] = _scaled(ds.transpose(1, 2), _flat(q[at]), scale).view(dk[at].shape)
+    return dq, dk, dv
+
+
+def _weights(
+    q: Tensor, k: Tensor, mask: Tensor | None, at: _Part, scores: Tensor, kept: Tensor | None, spare: Tensor | None
+) -> Tensor:
+    """Probabilities of a part, written into `kept` or else `spare`; `scores` is where their logits go."""
+    queries = _flat(q[at])
+    scores = scores[: len(queries)]
+    out = kept[at].flatten(0, 1) if spare is None else spare[: len(queries)]  # type: ignore[index]
+    _scaled(queries, _flat(k[at]).transpose(1, 2), q.shape[3] ** -0.5, out=scores)
+    if mask is None:
+        return torch.softmax(scores, -1, out=out)
+    forbidden = _flat(~mask.expand(*q.shape[:2], -1, -1)[at])
+    torch.softmax(scores.masked_fill_(forbidden, torch.finfo(scores.dtype).min), -1, out=out)
+    return out.masked_fill_(forbidden, 0.0)
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale, out=out)
+
+
+_Part = tuple[slice, slice]
+"""Some samples and some of their heads: all heads of a few samples, or a few heads of one."""
+
+
+def _blocks(q: Tensor, k: Tensor) -> Iterator[_Part]:
+    batch, heads = q.shape[:2]
+    fit = _fit(q, k)
+    samples = max(fit // heads, 1)
+    for i in range(0, batch, samples):
+        for h in range(0, heads, min(fit, heads)):
+            yield slice(i, i + samples), slice(h, h + fit)
+
+
+def _fit(q: Tensor, k: Tensor) -> int:
+    """How many heads' scores fill a block."""
+    return max(_BLOCK_BYTES // max(q.shape[2] * k.shape[2] * q.element_size(), 1), 1)
+
+
+def _room(q: Tensor, k: Tensor) -> Tensor:
+    """Scores of one block."""
+    fit, heads = _fit(q, k), q.shape[1]
+    return q.new_empty(min(max(fit // heads, 1), q.shape[0]) * min(fit, heads), q.shape[2], k.shape[2])
+
+
+def _flat(part: Tensor) -> Tensor:
+    return part.reshape(-1, *part.shape[2:]) if part.numel() else part.flatten(0, 1)
+
+
+def _token_major(x: Tensor, size: int) -> Tensor:
+    """Room for [B H T size] in the memory order [B T H size]: joining the heads needs no copy then."""
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
+
+
+def key_mask(mask: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 1 S"] | None:
+    """Padding mask → attention mask; None where nothing is padded, which spares a pass over every score matrix."""
+    if mask.is_meta or (not torch.compiler.is_compiling() and bool(mask.all())):
+        return None
+    return mask[:, None, None, :]
+
+
+class Attention(nn.Module):
+    """[B T D] → [B T D]; with `context_dim` keys and values come from a context [B S context_dim].
+
+    Parameters: `qkv` (rows q, k, v) for self-attention, `q` and `kv` for cross-attention, and `proj`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        context_dim: int | None = None,
+        drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.drop = drop
+        if context_dim is None:
+            self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        else:
+            self.q = nn.Linear(dim, dim, bias=qkv_bias)
+            self.kv = nn.Linear(context_dim, 2 * dim, bias=qkv_bias)
+        self.cross = context_dim is not None
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "#B #H #T S"] | None = None,
+        bias: Float[Tensor, "#B #H #T S"] | None = None,
+        context: Float[Tensor, "B S E"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """`context` is required for cross-attention and refused otherwise."""
+        q, k, v = self.project(x, context)
+        out = attend(q, k, v, mask, bias, self.drop if self.training else 0.0)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def project(
+        self, x: Float[Tensor, "B T D"], context: Float[Tensor, "B S E"] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values per head: what `attention_weights` needs to show where a layer looks."""
+        if self.cross != (context is not None):
+            raise ValueError("context goes with cross-attention, and only with it")
+        # Unbound before the heads are moved: so the backward pass joins the three gradients in the layout of the
+        # projection's output and spares it a copy.
+        if context is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        else:
+            q = self.q(x).unflatten(-1, (self.num_heads, -1))
+            k, v = self.kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

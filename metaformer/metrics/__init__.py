@@ -1,0 +1,1 @@
+"""Metrics the core brings, all computed by torchmetrics, which joins the ranks."""

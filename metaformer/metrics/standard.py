@@ -1,0 +1,146 @@
+"""Classification and regression metrics.
+
+Source: torchmetrics; ours only choose the right form for what the head predicts and leave missing targets out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torchmetrics
+from pydantic import Field
+from torch import Tensor
+from torchmetrics import classification
+
+from metaformer.base import Head, Metric
+from metaformer.types import Target
+
+_MISSING = -1
+"""Stands for a missing entry of a multilabel target: torchmetrics wants an integer."""
+
+
+class TorchMetric(Metric):
+    """Holds one torchmetrics object and feeds it rows that count."""
+
+    def __init__(self, inner: torchmetrics.Metric, multilabel: bool = False) -> None:
+        self.inner = inner
+        self.multilabel = multilabel
+        self.seen = 0
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        if self.multilabel:
+            target = target.nan_to_num(nan=_MISSING).long()
+        self.seen += len(target)
+        self.inner.to(prediction.device)
+        if len(target):
+            self.inner.update(prediction, target)
+
+    def compute(self) -> float:
+        return float(self.inner.compute())
+
+
+def _multilabel(target: Target) -> bool:
+    return target.kind == "multilabel"
+
+
+class Accuracy(TorchMetric):
+    """Share of right answers, 0 to 1: `top_k` counts a class as right if it is among the k likeliest;
+    multilabel counts every label, at probability 0.5."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        head: Head,
+        target: Target,
+        *,
+        top_k: Annotated[int, Field(gt=0)] = 1,
+        average: Literal["micro", "macro"] = "micro",
+    ) -> None:
+        if _multilabel(target):
+            inner: torchmetrics.Metric = classification.MultilabelAccuracy(
+                head.size, average=average, ignore_index=_MISSING
+            )
+        else:
+            inner = classification.MulticlassAccuracy(head.size, top_k=min(top_k, head.size), average=average)
+        super().__init__(inner, _multilabel(target))
+
+
+class F1(TorchMetric):
+    """Harmonic mean of precision and recall, 0 to 1, averaged over classes."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, head: Head, target: Target, *, average: Literal["micro", "macro"] = "macro") -> None:
+        if _multilabel(target):
+            inner: torchmetrics.Metric = classification.MultilabelF1Score(
+                head.size, average=average, ignore_index=_MISSING
+            )
+        else:
+            inner = classification.MulticlassF1Score(head.size, average=average)
+        super().__init__(inner, _multilabel(target))
+
+
+class AUROC(TorchMetric):
+    """Area under the receiver operating characteristic, 0 to 1, mean over classes."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, head: Head, target: Target) -> None:
+        if _multilabel(target):
+            inner: torchmetrics.Metric = classification.MultilabelAUROC(head.size, ignore_index=_MISSING)
+        else:
+            inner = classification.MulticlassAUROC(head.size)
+        super().__init__(inner, _multilabel(target))
+
+
+class _Regression(TorchMetric):
+    """Values [B C] against values [B C]; rows with any missing value are left out."""
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        whole = ~target.isnan().any(dim=1)
+        super().update(prediction[whole].float(), target[whole].float())
+
+
+class MAE(_Regression):
+    """Mean absolute error, in units of the target."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__(torchmetrics.MeanAbsoluteError())
+
+
+class RMSE(_Regression):
+    """Root of the mean squared error, in units of the target."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__(torchmetrics.MeanSquaredError(squared=False))
+
+
+class R2(_Regression):
+    """Share of the variance explained; 1 is perfect, 0 is the mean."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(torchmetrics.R2Score())
+        self.outputs = head.size
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        # torchmetrics wants a vector for one output and a matrix for several.
+        squeeze = (lambda t: t.squeeze(1)) if self.outputs == 1 else (lambda t: t)
+        whole = ~target.isnan().any(dim=1)
+        TorchMetric.update(self, squeeze(prediction[whole].float()), squeeze(target[whole].float()))
+
+
+def counting_rows(target: Target, values: Tensor, present: Tensor) -> Tensor:
+    """Which rows (or, for `classes`, which tokens [B T]) of a target tensor count."""
+    if target.kind == "class":
+        return present & (values >= 0)
+    if target.kind == "classes":
+        return present[:, None] & (values >= 0)
+    return present & ~torch.isnan(values).all(dim=1)

@@ -1,0 +1,207 @@
+"""`MetaFormer`: the verbs of the straight line, tokenize, encode, bridge, read; `forward` is their composition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from metaformer.base import Bridge, Encoder, Head, Objective, Tokenizer
+from metaformer.trainable import set_mode
+from metaformer.types import Batch, Prediction, TokenBatch
+
+
+@dataclass(frozen=True)
+class Route:
+    """A pass: which streams go through which encoder, joined into one sequence where there are several."""
+
+    reads: tuple[str, ...]
+    encoder: str | None
+    """None: past every encoder."""
+
+
+class MetaFormer(nn.Module):
+    """Tokenizers, encoders, bridges and heads, and how streams flow between them.
+
+    Parameter names begin with `tokenizers.STREAM`, `encoders.NAME`, `bridges.STREAM`, `heads.NAME`,
+    `objectives.TASK.INDEX`: what `trainable:` globs match.
+    """
+
+    def __init__(
+        self,
+        tokenizers: Mapping[str, Tokenizer],
+        encoders: Mapping[str, Encoder],
+        routes: Mapping[str, Route],
+        bridges: Mapping[str, Bridge],
+        bridge_reads: Mapping[str, Mapping[str, str]],
+        heads: Mapping[str, Head],
+    ) -> None:
+        super().__init__()
+        self.tokenizers = nn.ModuleDict(dict(tokenizers))
+        self.encoders = nn.ModuleDict(dict(encoders))
+        self.bridges = nn.ModuleDict(dict(bridges))
+        self.heads = nn.ModuleDict(dict(heads))
+        self.objectives = nn.ModuleDict()
+        self.routes = dict(routes)
+        self.bridge_reads = {name: dict(reads) for name, reads in bridge_reads.items()}
+
+    def add_objectives(self, task: str, objectives: Sequence[Objective]) -> None:
+        """Objectives may have parameters (a temperature, a projection): they belong to the model."""
+        self.objectives[task] = nn.ModuleList(objectives)
+
+    def train(self, mode: bool = True) -> MetaFormer:
+        """As usual, except that frozen parts stay in eval mode."""
+        if mode:
+            # `set_mode` calls train(False) on us only; children are plain modules.
+            self.training = True
+            for child in self.children():
+                set_mode(child, True)
+            return self
+        return cast(MetaFormer, super().train(False))
+
+    # The verbs.
+
+    def tokenize(self, batch: Batch, stream: str) -> TokenBatch:
+        """Raw tensors of a stream → its tokens; rows of samples that lack it are masked out."""
+        tokens: TokenBatch = self.tokenizers[stream](batch.streams[stream])
+        return tokens._replace(mask=tokens.mask & batch.present[stream][:, None])
+
+    def encode(self, tokens: Sequence[TokenBatch], encoder: str | None) -> TokenBatch:
+        """Tokens of one stream, or of several as one sequence, through an encoder."""
+        joined = join(tokens)
+        return joined if encoder is None else cast(TokenBatch, self.encoders[encoder](joined))
+
+    def bridge(self, name: str, streams: Mapping[str, TokenBatch]) -> TokenBatch:
+        """Streams by role → the bridge's new stream."""
+        return cast(TokenBatch, self.bridges[name](dict(streams)))
+
+    def read(self, head: str, tokens: TokenBatch) -> Prediction:
+        """A stream → what a head says about it."""
+        return Prediction(self.heads[head](tokens), tokens.present)
+
+    # Their composition. Each result is kept in the batch's memo, so objectives of one task share passes.
+
+    def stream(self, batch: Batch, name: str) -> TokenBatch:
+        """A stream after its pass or bridge, computed once per batch."""
+        key = ("stream", name)
+        if key not in batch.memo:
+            if name in self.bridge_reads:
+                roles = {role: self.stream(batch, read) for role, read in self.bridge_reads[name].items()}
+                batch.memo[key] = self.bridge(name, roles)
+            else:
+                route = self.routes[name]
+                batch.memo[key] = self.encode([self.tokens(batch, s) for s in route.reads], route.encoder)
+        return cast(TokenBatch, batch.memo[key])
+
+    def tokens(self, batch: Batch, stream: str) -> TokenBatch:
+        """A stream's tokens before any encoder, computed once per batch."""
+        key = ("tokens", stream)
+        if key not in batch.memo:
+            batch.memo[key] = self.tokenize(batch, stream)
+        return cast(TokenBatch, batch.memo[key])
+
+    def predict(self, batch: Batch, head: str) -> Prediction:
+        """What a head says about a batch, computed once per batch."""
+        key = ("head", head)
+        if key not in batch.memo:
+            reads = cast(Head, self.heads[head]).reads
+            batch.memo[key] = self.read(head, self.stream(batch, reads))
+        return cast(Prediction, batch.memo[key])
+
+    def forward(self, batch: Batch) -> dict[str, Prediction]:
+        """Predictions of every head whose streams the batch carries: the inference path."""
+        return {
+            name: self.predict(batch, name)
+            for name, head in self.heads.items()
+            if self.sources(cast(Head, head).reads) <= batch.streams.keys()
+        }
+
+    def sources(self, name: str) -> set[str]:
+        """Tokenized streams that a stream or head needs."""
+        if name in self.heads and name not in self.routes and name not in self.bridge_reads:
+            return self.sources(cast(Head, self.heads[name]).reads)
+        if name in self.bridge_reads:
+            return set().union(*(self.sources(read) for read in self.bridge_reads[name].values()))
+        return set(self.routes[name].reads)
+
+
+def join(tokens: Sequence[TokenBatch]) -> TokenBatch:
+    """Streams as one sequence [B T1+T2+.. D], in order; a single one passes as it is."""
+    if len(tokens) == 1:
+        return tokens[0]
+    ids = [t.ids for t in tokens]
+    positions = [_batched_positions(t) for t in tokens]
+    return TokenBatch(
+        x=torch.cat([t.x for t in tokens], dim=1),
+        mask=torch.cat([t.mask for t in tokens], dim=1),
+        modality="+".join(t.modality for t in tokens),
+        ids=None if any(i is None for i in ids) else torch.cat(cast(list[Tensor], ids), dim=1),
+        num_prefix=tokens[0].num_prefix,
+        positions=None if any(p is None for p in positions) else torch.cat(cast(list[Tensor], positions), dim=1),
+    )
+
+
+def _batched_positions(tokens: TokenBatch) -> Tensor | None:
+    if tokens.positions is None:
+        return None
+    return tokens.positions.expand_as(tokens.x)
+
+
+class Step(nn.Module):
+    """What an engine wraps: a batch → the weighted sum of its task's losses, and each by name.
+
+    With several tasks, every rank runs every task's objectives, in recipe order, in every pass: its own on the
+    batch, the others on one blank sample whose loss counts zero. So all ranks run the same modules in the same
+    order, whatever data each of them has: ranks that skip a module crash or hang under ZeRO 1 to 3. It also gives
+    every trained parameter a gradient (zero) in each step, so that one process and many update alike.
+    """
+
+    def __init__(self, model: MetaFormer, blanks: Mapping[str, Batch], autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.blanks = dict(blanks)
+        self.autocast = autocast
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses by name and their sum as `loss`; in eval mode also `predictions/HEAD` and `present/HEAD`."""
+        device = batch_device(batch)
+        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+            return self._losses(batch, device)
+
+    def _losses(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        total: Tensor | float = 0.0
+        for task in self.model.objectives:
+            mine = task == batch.task
+            if not mine and not self.model.training:
+                continue
+            piece = batch if mine else self.blanks[task].to(device)
+            piece.memo.clear()
+            for objective in cast(nn.ModuleList, self.model.objectives[task]):
+                for name, loss in objective(self.model, piece).items():
+                    total = total + (loss if mine else 0.0 * loss)
+                    if mine:
+                        out[f"{task}/{name}"] = loss.detach()
+            if mine and not self.model.training:
+                out |= _predictions(piece)
+            piece.memo.clear()
+        out["loss"] = cast(Tensor, total)
+        return out
+
+
+def _predictions(batch: Batch) -> dict[str, Tensor]:
+    """What the heads said while the objectives ran."""
+    out = {}
+    for (kind, name), value in batch.memo.items():
+        if kind == "head":
+            out[f"predictions/{name}"] = value.value.detach().float()
+            out[f"present/{name}"] = value.present
+    return out
+
+
+def batch_device(batch: Batch) -> torch.device:
+    """Where a batch's tensors are."""
+    return next(iter(batch.present.values())).device

@@ -1,0 +1,291 @@
+"""Checks a recipe beyond its shape: installed components, stream names, clashing settings, knobs.
+
+Works on the plain data of the file rather than on a `Recipe`, so that one wrong value hides no other fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import PurePath
+from typing import Any
+
+from metaformer.discovery import canonical
+from metaformer.errors import PluginError, Problem
+from metaformer.faults import dotted
+from metaformer.registry import Registry
+from metaformer.schema import SHAPES, knob_problems, taken_knobs
+from metaformer.spelling import suggest
+from metaformer.yamlfile import Key
+
+Data = Mapping[str, Any]
+
+DEEPSPEED_KEYS: Mapping[str, str] = {
+    "train_batch_size": "batch_size",
+    "train_micro_batch_size_per_gpu": "engine.micro_batch",
+    "gradient_accumulation_steps": "engine.accumulate",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+    "gradient_clipping": "engine.clip",
+    "bf16": "engine.precision",
+    "fp16": "engine.precision",
+    "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "zero_optimization": "engine.zero",
+}
+"""DeepSpeed settings that the recipe has words of its own for."""
+
+
+def components(data: Data) -> Iterator[tuple[str, Key, Data]]:
+    """Every component entry of a recipe: kind, path, entry. Metrics written as a word come as entries too."""
+    for kind in ("tokenizer", "encoder", "bridge", "head"):
+        for name, entry in mapping(data, f"{kind}s").items():
+            yield kind, (f"{kind}s", name), entry
+    for task in mapping(data, "tasks"):
+        here: Key = ("tasks", task)
+        for which, entry in mapping(data, *here, "data").items():
+            if which in ("train", "valid") and entry is not None:
+                yield "dataset", (*here, "data", which), entry
+        objective = mapping(data, *here).get("objective")
+        if isinstance(objective, list):
+            yield from (("objective", (*here, "objective", i), entry) for i, entry in enumerate(objective))
+        elif objective is not None:
+            yield "objective", (*here, "objective"), objective
+        for i, metric in enumerate(_list(mapping(data, *here).get("metrics"))):
+            yield "metric", (*here, "metrics", i), metric_data(metric) if isinstance(metric, str) else metric
+
+
+def metric_data(word: str) -> dict[str, Any]:
+    """A metric written as a word: `accuracy@5` is `{use: accuracy, top_k: 5}`."""
+    match = re.fullmatch(r"(.+)@(\d{1,9})", word)
+    return {"use": match[1], "top_k": int(match[2])} if match else {"use": word}
+
+
+def metric_name(item: Any) -> str:
+    """What a metric is called in results: as written where it is a word."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    name = str(item.get("use")).rpartition(":")[2]
+    name += f"@{item['top_k']}" if "top_k" in item else ""
+    return f"{name}/{item['head']}" if item.get("head") else name
+
+
+def mapping(data: Data, *path: str | int) -> Mapping[str, Any]:
+    """The mapping at a path; empty where there is none or something else."""
+    here: Any = data
+    for part in path:
+        here = here.get(part) if isinstance(here, Mapping) else None
+    return here if isinstance(here, Mapping) else {}
+
+
+def structure_problems(data: Data, registry: Registry) -> list[Problem]:
+    """What can be said without importing a component."""
+    return [
+        *_requirements(data, registry),
+        *_uses(data, registry),
+        *_streams(data),
+        *_encoders(data),
+        *_heads(data),
+        *_engine(data),
+        *_batch(data),
+        *_best(data),
+        *_controls(data),
+    ]
+
+
+def component_problems(data: Data, registry: Registry) -> list[Problem]:
+    """What the components say to their knobs. Imports those that the recipe uses."""
+    found: list[Problem] = []
+    for kind, path, entry in components(data):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("use"), str):
+            continue
+        knobs = {key: value for key, value in entry.items() if key not in SHAPES[kind].model_fields}
+        try:
+            registry.find(kind, entry["use"])
+        except PluginError:
+            continue  # the structure check has said so
+        try:
+            cls = registry.load(kind, entry["use"])
+            found += knob_problems(cls, knobs, dotted(path))
+            for knob in taken_knobs(kind, cls):
+                fault = f"its knob '{knob}' has a name that entries of this kind use themselves"
+                found.append(Problem(dotted(path), fault, "ask the authors of the plugin to rename it"))
+        except PluginError as error:
+            found.append(Problem(f"{dotted(path)}.use", f"{error.asked}: {error.found}", error.do))
+    return [*found, *_output(data)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _requirements(data: Data, registry: Registry) -> Iterator[Problem]:
+    absent = {canonical(other.distribution): (state, other) for state, others in
+              (("blocked", registry.disabled), ("broken", registry.broken)) for other in others}  # fmt: skip
+    for i, name in enumerate(_list(data.get("requires"))):
+        path = f"requires.{i}"
+        if not isinstance(name, str):
+            continue
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+            do = "write the name of a distribution alone; versions are recorded in each run's lock"
+            yield Problem(path, f"'{name}' is not the name of a distribution", do)
+        elif canonical(name) in absent:
+            state, other = absent[canonical(name)]
+            yield Problem(path, f"{other.distribution} {other.version} is {state}: {other.reason}", other.do)
+        elif not _installed(name):
+            yield Problem(path, f"the distribution '{name}' is not installed", f"pip install {name}")
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _uses(data: Data, registry: Registry) -> Iterator[Problem]:
+    wanted = [name for name in _list(data.get("requires")) if isinstance(name, str)]
+    missing = [name for name in wanted if re.fullmatch(r"[\w.-]+", name) and not _installed(name)]
+    for kind, path, entry in components(data):
+        name = entry.get("use") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str):
+            continue
+        word = path[-2:-1] == ("metrics",) and isinstance(mapping(data, *path[:-2])["metrics"][path[-1]], str)
+        try:
+            registry.find(kind, name)
+        except PluginError as error:
+            known = any(entry.component.name == name for entry in registry.components(kind))
+            do = error.do
+            # The recipe says itself where the component comes from: better than any guess.
+            if missing and not known and "did you mean" not in do:
+                do = f"pip install {' '.join(missing)} (named under `requires`)"
+            yield Problem(dotted(path if word else (*path, "use")), error.found, do)
+
+
+def _streams(data: Data) -> Iterator[Problem]:
+    tokenizers, passes = mapping(data, "tokenizers"), mapping(data, "passes")
+    for name, entry in passes.items():
+        reads = entry.get("reads") if isinstance(entry, Mapping) else None
+        if reads is None and name not in tokenizers:
+            do = f"give it `reads:`, or the name of a tokenizer; {suggest(name, tokenizers)}"
+            yield Problem(f"passes.{name}", f"no tokenizer makes a stream '{name}'", do)
+        for i, stream in enumerate(_list(reads)):
+            yield from _stream(("passes", name, "reads", i), stream, tokenizers)
+    known = dict.fromkeys([*tokenizers, *passes])
+    bridges = mapping(data, "bridges")
+    for name, entry in bridges.items():
+        roles = mapping(entry if isinstance(entry, Mapping) else {}, "reads")
+        for role, stream in roles.items():
+            if isinstance(stream, str) and stream in bridges and stream not in known:
+                found = f"the stream '{stream}' is made by this bridge itself or by one further down"
+                yield Problem(f"bridges.{name}.reads.{role}", found, "bridges run in order: move that one up")
+            else:
+                yield from _stream(("bridges", name, "reads", role), stream, known)
+        if name in known:
+            yield Problem(f"bridges.{name}", f"there already is a stream '{name}'", "give the new stream its own name")
+        known[name] = None
+    for name, entry in mapping(data, "heads").items():
+        if isinstance(entry, Mapping):
+            yield from _stream(("heads", name, "reads"), entry.get("reads"), known)
+
+
+def _stream(path: Key, stream: Any, known: Mapping[str, Any]) -> Iterator[Problem]:
+    if isinstance(stream, str) and stream not in known:
+        yield Problem(dotted(path), f"there is no stream '{stream}'", suggest(stream, known))
+
+
+def _encoders(data: Data) -> Iterator[Problem]:
+    encoders, passes = mapping(data, "encoders"), mapping(data, "passes")
+    named: set[str] = set()
+    for name, entry in passes.items():
+        if not isinstance(entry, Mapping):
+            continue
+        named.update(s for s in _list(entry.get("reads", [name])) if isinstance(s, str))
+        encoder = entry.get("encoder", "shared")
+        if isinstance(encoder, str) and encoder not in encoders:
+            at = f"passes.{name}.encoder" if "encoder" in entry else f"passes.{name}"
+            yield Problem(at, f"there is no encoder '{encoder}'", suggest(encoder, encoders, "add it under `encoders`"))
+    alone = [stream for stream in mapping(data, "tokenizers") if stream not in named]
+    if alone and "shared" not in encoders:
+        streams = ", ".join(f"'{stream}'" for stream in alone)
+        do = f"add `encoders: {{shared: ...}}`, or `passes: {{{alone[0]}: {{encoder: NAME or null}}}}`"
+        yield Problem("encoders", f"there is no encoder 'shared', which {streams} would pass through by default", do)
+
+
+def _heads(data: Data) -> Iterator[Problem]:
+    heads = mapping(data, "heads")
+    for kind, path, entry in components(data):
+        head = entry.get("head") if isinstance(entry, Mapping) else None
+        if kind in ("objective", "metric") and isinstance(head, str) and head not in heads:
+            yield Problem(dotted((*path, "head")), f"there is no head '{head}'", suggest(head, heads))
+
+
+def _engine(data: Data) -> Iterator[Problem]:
+    engine, config = mapping(data, "engine"), mapping(data, "engine", "config")
+    for key, value in config.items():
+        if key not in DEEPSPEED_KEYS:
+            continue
+        path, inner = f"engine.config.{key}", value if isinstance(value, Mapping) else {}
+        if key in ("bf16", "fp16", "amp", "torch_autocast") and inner.get("enabled") is False:
+            continue
+        if key == "zero_optimization":
+            if "stage" not in inner:
+                continue
+            path += ".stage"
+        yield Problem(path, "the recipe sets this itself", f"use `{DEEPSPEED_KEYS[key]}` instead")
+    if engine.get("use") == "torch":
+        for key, value in (("config", config), ("zero", engine.get("zero"))):
+            if value:
+                found = "the torch engine has no such setting: it is DeepSpeed's"
+                yield Problem(f"engine.{key}", found, "remove it, or write `use: deepspeed`")
+
+
+def _batch(data: Data) -> Iterator[Problem]:
+    batch, engine = data.get("batch_size"), mapping(data, "engine")
+    factors = {key: engine[key] for key in ("micro_batch", "accumulate") if isinstance(engine.get(key), int)}
+    product = 1
+    for factor in factors.values():
+        product *= factor
+    if isinstance(batch, int) and factors and product > 0 and batch % product:
+        words = " x ".join(f"engine.{key}" for key in factors)
+        found = f"{batch} is not a multiple of {words} = {product}"
+        yield Problem("batch_size", found, f"write {max(batch // product, 1) * product}, or change {words}")
+
+
+def _best(data: Data) -> Iterator[Problem]:
+    metric = mapping(data, "best").get("metric")
+    if not isinstance(metric, str):
+        return
+    task, slash, name = metric.partition("/")
+    tasks = mapping(data, "tasks")
+    names = {key: [metric_name(m) for m in _list(mapping(data, "tasks", key).get("metrics"))] for key in tasks}
+    if not slash or task not in tasks or name not in names[task]:
+        choice = [f"{key}/{inner}" for key, inners in names.items() for inner in inners]
+        do = suggest(metric, choice, "add metrics to the task")
+        yield Problem("best.metric", f"there is no metric '{metric}'", do)
+    elif mapping(data, "tasks", task, "data").get("valid") is None:
+        do = f"add `tasks.{task}.data.valid`, or choose a metric of another task"
+        yield Problem("best.metric", f"task '{task}' has no valid data to measure it on", do)
+
+
+def _controls(data: Data) -> Iterator[Problem]:
+    control, controls = data.get("control"), _list(data.get("controls"))
+    if (control or controls) and not mapping(data, "encoders"):
+        at = "control" if control else "controls"
+        yield Problem(at, "controls replace the encoder, and there is none", f"remove `{at}`, or add an encoder")
+    if control and controls:
+        found = "this run is a control itself (`control`): it takes no controls"
+        yield Problem("controls", found, "remove one of the two")
+    twice = sorted({str(c) for c in controls if controls.count(c) > 1})
+    if twice:
+        yield Problem("controls", f"'{twice[0]}' is named twice", "name it once")
+
+
+def _output(data: Data) -> Iterator[Problem]:
+    """A recipe may come from a stranger: where it writes outside this folder, the user has to say so."""
+    output = data.get("output")
+    if isinstance(output, str) and (".." in PurePath(output).parts or PurePath(output).is_absolute()):
+        found = f"'{output}' is outside the working directory"
+        yield Problem("output", found, f"say so on the command line: --set output={output}")

@@ -1,0 +1,1 @@
+"""What a run tells people while it goes and when it is over."""

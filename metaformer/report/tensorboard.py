@@ -1,0 +1,42 @@
+"""TensorBoard events of a run, as an observer like any plugin's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from metaformer.hookspecs import hookimpl
+
+
+class TensorBoard:
+    """Writes every number of every record under `RUN/tensorboard`."""
+
+    def __init__(self) -> None:
+        self._writer: Any = None
+
+    @hookimpl
+    def run_started(self, run: Any) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(run.path / "tensorboard")
+
+    @hookimpl
+    def step_finished(self, run: Any, record: Mapping[str, Any]) -> None:
+        self._write("train", record)
+
+    @hookimpl
+    def evaluated(self, run: Any, record: Mapping[str, Any]) -> None:
+        self._write("valid", record["metrics"] | {"step": record["step"]})
+
+    @hookimpl
+    def run_finished(self, run: Any, error: BaseException | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            return
+        for key, value in record.items():
+            if isinstance(value, (int, float)) and key != "step":
+                self._writer.add_scalar(f"{prefix}/{key}", value, record["step"])

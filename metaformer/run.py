@@ -1,0 +1,167 @@
+"""The run directory: what was asked, on what, what happened, and what came of it.
+
+recipe.yaml       as given            metrics.jsonl    one line per step and evaluation
+resolved.yaml     with every default  status.json      running, finished, stopped or failed, and why
+lock.json         versions, digests   checkpoints/     see metaformer.checkpoint
+labels.json       class names         frozen.safetensors, freeze.json, result.json, tensorboard/, controls/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from metaformer.errors import CheckpointError, MetaformerError
+from metaformer.recipe import Recipe
+from metaformer.recipe_file import RecipeFile, read_recipe, resolved
+from metaformer.registry import registry
+
+RESOLVED = "resolved.yaml"
+
+
+class Run:
+    """One run's directory and recipe. Only rank zero writes."""
+
+    def __init__(self, path: Path, file: RecipeFile, base: Path, writes: bool = True) -> None:
+        """`base`: folder of the recipe as the user gave it, which relative paths may refer to."""
+        self.path, self.file, self.base, self.writes = path, file, base, writes
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe this run follows."""
+        return self.file.recipe
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def begin(self) -> None:
+        """Make the directory and write what was asked."""
+        if not self.writes:
+            return
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            (self.path / "recipe.yaml").write_text(self.file.text)
+            (self.path / RESOLVED).write_text(resolved(self.file))
+        except OSError as error:
+            raise MetaformerError(
+                f"write the run directory {self.path}",
+                str(error),
+                "choose a folder that can be written to: --set output=FOLDER",
+            ) from error
+        self.write_json(
+            "run.json", {"recipe": str(self.file.path), "base": str(self.base), "sets": list(self.file.sets)}
+        )
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace a JSON file of the directory in one move."""
+        if self.writes:
+            write_atomic(self.path / name, json.dumps(value, indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of the directory, or None where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Add a line to a JSONL file of the directory."""
+        if self.writes:
+            with (self.path / name).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def status(self, state: str, step: int, reason: str = "", **more: Any) -> None:
+        """What the run is doing: running, finished, stopped (resumable) or failed."""
+        self.write_json("status.json", {"state": state, "step": step, "reason": reason, "time": time.time(), **more})
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop lines of steps that a resumed run is about to repeat."""
+        path = self.path / "metrics.jsonl"
+        if self.writes and path.exists():
+            lines = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= step]
+            write_atomic(path, "".join(line + "\n" for line in lines))
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write beside, then move into place: a reader sees the old file or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def new_run_name() -> str:
+    """A folder name that sorts by time and does not collide."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def find_run(path: Path) -> Path:
+    """A run directory: the path itself, or the newest run below it (`runs/NAME`)."""
+    if (path / RESOLVED).exists():
+        return path
+    runs = sorted(p.parent for p in path.glob(f"*/{RESOLVED}")) if path.is_dir() else []
+    if not runs:
+        raise CheckpointError(
+            f"open the run {path}",
+            "no run directory" if path.is_dir() else "no such folder",
+            f"give a folder that holds {RESOLVED}, or the folder of a recipe's runs",
+        )
+    return runs[-1]
+
+
+def open_run(path: Path, sets: tuple[str, ...] = ()) -> Run:
+    """A run that exists, to evaluate, predict with, or resume."""
+    path = find_run(path)
+    file = read_recipe(path / RESOLVED, sets)
+    origin = json.loads((path / "run.json").read_text())
+    return Run(path, file, Path(origin["base"]))
+
+
+def lock(run: Run, data: Mapping[str, str], receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What this run was made of: versions, digests of weights and data, code state, hardware."""
+    import torch
+
+    return {
+        "recipe_sha256": hashlib.sha256((run.path / RESOLVED).read_bytes()).hexdigest(),
+        "python": sys.version.split()[0],
+        "packages": {
+            d.metadata["Name"]: d.version
+            for d in sorted(metadata.distributions(), key=lambda d: str(d.metadata["Name"]).lower())
+        },
+        "plugins": {plugin.distribution: plugin.version for plugin in registry().plugins},
+        "weights": receipts,
+        "data": dict(data),
+        "git": git_state(run.base),
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and cleanliness of the checkout around a folder, or None outside of one."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return None if commit is None else {"commit": commit, "clean": ask("status", "--porcelain") == ""}

@@ -1,0 +1,177 @@
+"""Training: from recipes to runs, each with its controls beside it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaformer.engine import Place, find_place, leave_place
+from metaformer.engine.place import broadcast_text
+from metaformer.errors import CheckpointError, StoppedError, UsageError
+from metaformer.loop import run_steps
+from metaformer.recipe_file import RecipeFile, check_recipe, read_recipe
+from metaformer.registry import registry
+from metaformer.report.console import Console
+from metaformer.report.tensorboard import TensorBoard
+from metaformer.run import Run, find_run, new_run_name, open_run
+from metaformer.session import Session, certify, prepare
+from metaformer.stopping import StopSignal
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    path: Path
+    metrics: dict[str, float]
+    trained: int
+    """Number of trained parameters."""
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """For `result.json`."""
+        return {"metrics": self.metrics, "trained": self.trained, "seconds": round(self.seconds, 2)}
+
+
+def train_command(recipes: list[Path], sets: list[str], resume: str = "never") -> None:
+    """`metaformer train RECIPE...`: each recipe in turn, its controls after it. `resume`: `never` starts anew, `auto`
+    goes on with the recipe's newest unfinished run where there is one, and a path goes on with that run."""
+    if resume not in ("never", "auto") and len(recipes) > 1:
+        raise UsageError("--resume RUN goes with one recipe", f"{len(recipes)} recipes")
+    files = [read_recipe(path, tuple(sets)) for path in recipes]
+    problems = [error for file in files if (error := file.error(check_recipe(file, registry()))) and error.problems]
+    if problems:
+        raise problems[0]
+    place = find_place(files[0].recipe.engine.threads)
+    console = Console(quiet=not place.leads)
+    if place.leads:
+        registry().register_observer(TensorBoard(), "tensorboard")
+    try:
+        for file in files:
+            train_with_controls(file, place, console, resume)
+    finally:
+        leave_place()
+
+
+def train_with_controls(file: RecipeFile, place: Place, console: Console, resume: str = "never") -> Result:
+    """A recipe's run, then its controls, each a run of its own under `RUN/controls`; prints them side by side."""
+    run = start_run(file, place, resume)
+    result = train(run, place, console)
+    results = {"this run": result}
+    for control in run.recipe.controls:
+        recipe = run.recipe.model_copy(update={"control": control, "controls": ()})
+        companion = Run(run.path / "controls" / control, run.file.replaced(recipe), run.base, place.leads)
+        console.say(f"control {control}:")
+        results[f"control {control}"] = train(companion, place, console)
+    report(run, console, results)
+    return result
+
+
+def report(run: Run, console: Console, results: Mapping[str, Result]) -> None:
+    """The final table, printed and kept in `result.json`."""
+    main = results["this run"]
+    run.write_json(
+        "result.json",
+        {
+            name: {"metrics": r.metrics, "trained": r.trained, "seconds": round(r.seconds, 2)}
+            for name, r in results.items()
+        },
+    )
+    names = list(main.metrics)
+    rows = [
+        [name, *(f"{r.metrics[key]:.4f}" for key in names), f"{r.trained:,}", f"{r.seconds:.1f}"]
+        for name, r in results.items()
+    ]
+    console.table(f"{run.recipe.name}: held-out results", ["", *names, "trained parameters", "seconds"], rows)
+    console.say(f"run directory: {run.path}")
+
+
+def start_run(file: RecipeFile, place: Place, resume: str) -> Run:
+    """A new run directory, or the one to go on with."""
+    folder = Path(file.recipe.output) / file.recipe.name
+    if resume not in ("never", "auto"):
+        return _reopened(Path(resume), file, place)
+    if resume == "auto" and (unfinished := _unfinished(folder)) is not None:
+        return _reopened(unfinished, file, place)
+    path = Path(broadcast_text(str(folder / new_run_name()), place))
+    return Run(path, file, file.path.parent, place.leads)
+
+
+def _reopened(path: Path, file: RecipeFile, place: Place) -> Run:
+    run = open_run(find_run(path))
+    if run.recipe != file.recipe:
+        old, new = run.recipe.model_dump(), file.recipe.model_dump()
+        changed = sorted(key for key in old if old[key] != new[key] and key not in ("output", "log_every"))
+        if changed:
+            raise CheckpointError(
+                f"go on with {run.path} under {file.path}",
+                f"the recipe differs from the run's in: {', '.join(changed)}",
+                "go on with the run's own recipe.yaml, or start anew with --resume never",
+            )
+    return Run(run.path, run.file, run.base, place.leads)
+
+
+def _unfinished(folder: Path) -> Path | None:
+    for status in sorted(folder.glob("*/status.json"), reverse=True):
+        if json.loads(status.read_text())["state"] != "finished":
+            return status.parent
+        return None
+    return None
+
+
+def train(run: Run, place: Place, console: Console) -> Result:
+    """Train one run to its end, from its newest checkpoint where it has one. Raises StoppedError after a signal."""
+    if (before := _finished(run)) is not None:
+        return before
+    began = time.perf_counter()
+    session: Session | None = None
+    error: BaseException | None = None
+    with StopSignal() as stop:
+        try:
+            session = prepare(run, place, console, stop)
+            if place.leads:
+                registry().observe("run_started", run=run)
+            metrics = run_steps(session)
+            certify(session)
+            trained = sum(_size(p) for p in session.engine.model.parameters() if p.requires_grad)
+            result = Result(run.path, metrics, trained, time.perf_counter() - began)
+            run.write_json("result.json", {"this run": result.record()})
+            run.status("finished", session.done)
+            return result
+        except BaseException as caught:
+            error = caught
+            _record_end(run, session.done if session else 0, caught)
+            raise
+        finally:
+            console.end()
+            if place.leads:
+                registry().observe("run_finished", run=run, error=error)
+
+
+def _finished(run: Run) -> Result | None:
+    """The result of a run that has finished before (a control, when the run beside it is resumed)."""
+    status = run.read_json("status.json")
+    if status is None or status["state"] != "finished":
+        return None
+    record = run.read_json("result.json")["this run"]
+    return Result(run.path, record["metrics"], record["trained"], record["seconds"])
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    # ZeRO-3 keeps an empty stand-in; the true size is in `ds_numel`.
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _record_end(run: Run, step: int, error: BaseException) -> None:
+    if not run.path.exists():
+        return
+    if isinstance(error, StoppedError):
+        run.status("stopped", step, error.asked, resume=f"metaformer train {run.file.path} --resume {run.path}")
+    else:
+        run.status("failed", step, f"{type(error).__name__}: {error}")

@@ -1,0 +1,115 @@
+"""The values that travel along the straight line.
+
+Axis letters, everywhere: `B` batch, `T` tokens, `D` width, `C` classes. Masks: true = present, may attend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Sample = dict[str, Any]
+"""One raw record: keys are stream names and target names; a missing key or None is a missing value."""
+
+Raw = dict[str, Tensor]
+"""Tensors of one stream, before tokenizing. Per sample without, per batch with a leading axis `B`."""
+
+
+class TokenBatch(NamedTuple):
+    """Tokens of one stream. A named tuple, because DeepSpeed's ZeRO-3 hooks look for tensors inside tuples only."""
+
+    x: Float[Tensor, "B T D"]
+    mask: Bool[Tensor, "B T"]
+    """True where the token is real. A sample that lacks the stream has a row of False."""
+    modality: str
+    """Name the tokenizer is registered under; joint passes join the names with `+`."""
+    grid: tuple[int, ...] | None = None
+    """Layout of the patch tokens (rows, columns; or frames, rows, columns) where there is one."""
+    ids: Int[Tensor, "B T"] | None = None
+    """Vocabulary ids of the tokens, for language objectives."""
+    num_prefix: int = 0
+    """How many leading tokens are not patches (a class token)."""
+    positions: Float[Tensor, "T D"] | Float[Tensor, "B T D"] | None = None
+    """What was added to `x` to say where a token is, if anything: the `shuffled` control and encoders that add
+    positions before every block need it."""
+
+    @property
+    def present(self) -> Bool[Tensor, "B"]:
+        """Rows that have at least one real token."""
+        return self.mask.any(dim=1)
+
+    def with_x(self, x: Float[Tensor, "B T D"]) -> TokenBatch:
+        """The same tokens with other contents."""
+        return self._replace(x=x)
+
+
+class Target(NamedTuple):
+    """What an objective needs from a sample under one key."""
+
+    kind: Literal["class", "classes", "multilabel", "values"]
+    """`class`: one index per sample [B]; `classes`: one per token [B T]; `multilabel`: 0/1 [B C];
+    `values`: numbers [B C]. Missing is -100 for indices and NaN for numbers and multilabels."""
+    size: int
+    """Number of classes or of values."""
+
+
+class Prediction(NamedTuple):
+    """What a head says about a batch."""
+
+    value: Tensor
+    """As the head's `predicts` says."""
+    present: Bool[Tensor, "B"]
+    """Rows whose stream has any real token; the others mean nothing."""
+
+
+IGNORE = -100
+"""Class index of a missing target, as in `torch.nn.functional.cross_entropy`."""
+
+
+class BadSample(NamedTuple):
+    """A sample that could not be read, and why."""
+
+    task: str
+    id: str
+    index: int
+    epoch: int
+    error: str
+    """The DataError's text."""
+
+
+@dataclass
+class Batch:
+    """Samples of one task, ready for the model."""
+
+    task: str
+    streams: dict[str, Raw]
+    present: dict[str, Bool[Tensor, "B"]]
+    """Per stream: which samples have it."""
+    targets: dict[str, Tensor]
+    ids: list[str]
+    bad: list[BadSample] = field(default_factory=list)
+    """Samples that could not be read; their rows are missing everything."""
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """Results of passes already made over this very batch; several objectives of a task share them."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> Batch:
+        """A copy on `device`, with an empty memo."""
+
+        def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
+
+        return replace(
+            self,
+            streams={name: move(raw) for name, raw in self.streams.items()},
+            present=move(self.present),
+            targets=move(self.targets),
+            memo={},
+        )
