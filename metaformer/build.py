@@ -69,10 +69,10 @@ class _Builder:
         self.recipe = recipe
         self.problems: list[Problem] = []
 
-    def make(self, kind: str, path: str, entry: Entry, wired: Mapping[str, Any]) -> Any:
-        """One component, or None and a problem."""
+    def make(self, kind: str, path: str, entry: Entry, wired: Mapping[str, Any], draw: str = "") -> Any:
+        """One component, or None and a problem. `draw` tells apart initialisations of the same component."""
         try:
-            with _seeded(self.recipe.seed, path):
+            with _seeded(self.recipe.seed, draw + path):
                 return construct(registry().load(kind, entry.use), entry.knobs, wired)
         except RecipeError as error:
             self.problems += [Problem(f"{path}.{p.path}" if p.path else path, p.found, p.do) for p in error.problems]
@@ -117,7 +117,9 @@ class _Builder:
         return None if self.problems else model
 
     def encoder(self, name: str, entry: WeightedEntry) -> Encoder:
-        encoder: Encoder = self.make("encoder", f"encoders.{name}", entry, {})
+        # The control is another draw, so that a run whose own encoder is random can be compared with it.
+        draw = "random/" if self.recipe.control == "random" else ""
+        encoder: Encoder = self.make("encoder", f"encoders.{name}", entry, {}, draw)
         if encoder is not None and self.recipe.control == "none":
             return NoEncoder(encoder.dim)
         if encoder is not None and self.recipe.control == "shuffled":

@@ -205,7 +205,7 @@ def convert_weights(
     """Write the encoder behind a weights URI as safetensors."""
     from metaformer.weights.commands import convert_command
 
-    convert_command(uri, output, part, to)  # type: ignore[arg-type]
+    convert_command(uri, output, part, to)
 
 
 def without_launcher(arguments: list[str]) -> list[str]:

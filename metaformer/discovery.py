@@ -7,6 +7,7 @@ entry-point name, and the import of every entry point at discovery.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -62,6 +63,8 @@ class Loaded:
     plugin: Plugin
     module: object
     components: Mapping[str, tuple[Component, ...]]
+    seconds: float
+    """What importing it cost every command."""
 
 
 def canonical(name: str) -> str:
@@ -89,7 +92,7 @@ def installed() -> tuple[list[Plugin], list[Unavailable]]:
     seen: set[str] = set()
     for distribution in metadata.distributions():
         # Reading this one file is cheap; parsing the metadata of every installed package is not.
-        if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+        if not _mentions_us(distribution):
             continue
         points: Iterable[metadata.EntryPoint] = ()
         name, version, fault = "unknown", "unknown", ""
@@ -112,11 +115,20 @@ def installed() -> tuple[list[Plugin], list[Unavailable]]:
     return plugins, broken
 
 
+def _mentions_us(distribution: metadata.Distribution) -> bool:
+    try:
+        return GROUP in (distribution.read_text("entry_points.txt") or "")
+    except (OSError, UnicodeDecodeError):
+        return False  # a file that nobody can read names no plugin of ours
+
+
 def load_plugin(plugin: Plugin) -> Loaded:
     """Import a plugin, check it against the plugin interface and ask it what it registers.
 
     Whatever goes wrong is a `PluginError`: strangers' code may raise anything, and may even try to exit."""
+    start = time.perf_counter()
     module = _import(plugin)
+    seconds = time.perf_counter() - start
     _check_api(plugin, module)
     manager = _trial(plugin, module)
     components = {kind: tuple(_ask(plugin, manager, hook)) for kind, hook in KINDS.items()}
@@ -125,7 +137,7 @@ def load_plugin(plugin: Plugin) -> Loaded:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise _refused(plugin, f"registers the {kind} '{twice[0]}' twice")
-    return Loaded(plugin, module, components)
+    return Loaded(plugin, module, components, seconds)
 
 
 def check_hooks(manager: pluggy.PluginManager, module: object) -> None:

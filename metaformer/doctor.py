@@ -146,6 +146,9 @@ def _threads() -> Finding:
 
 
 def _plugins(registry: Registry) -> Iterator[Finding]:
+    for name, seconds in registry.slow.items():
+        do = "its authors should import what is heavy in the modules of its components only"
+        yield Finding("note", name, f"takes {seconds:.1f} s to import, at every command", do)
     for plugin in registry.plugins:
         yield Finding("ok", plugin.distribution, f"{plugin.version}, plugin '{plugin.entry_point}'")
     for other in registry.broken:

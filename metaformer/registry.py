@@ -41,6 +41,10 @@ BASES: Mapping[str, str] = {kind: kind.capitalize() for kind in KINDS}
 """Component kind → the class in `metaformer.base` that its components derive from."""
 
 
+SLOW = 0.5
+"""Seconds of import after which a plugin is called slow."""
+
+
 @dataclass(frozen=True)
 class Registered:
     """A component and the distribution it comes from."""
@@ -69,6 +73,8 @@ class Registry:
         """Those in use, the core first."""
         self.broken: list[Unavailable] = []
         self.disabled: list[Unavailable] = []
+        self.slow: dict[str, float] = {}
+        """Plugins that took long to import → seconds: every command waits for them."""
         self.not_installed: list[str] = []
         """Names in METAFORMER_DISABLE_PLUGINS that no installed plugin has."""
 
@@ -107,6 +113,8 @@ class Registry:
             raise PluginError(f"plugin {plugin} cannot be used", found, do)
         manager.register(loaded.module, plugin.key)
         self.plugins.append(plugin)
+        if loaded.seconds > SLOW:
+            self.slow[plugin.distribution] = loaded.seconds
         for kind, components in loaded.components.items():
             for component in components:
                 entry = Registered(kind, component, plugin.distribution, plugin.version)

@@ -83,12 +83,12 @@ def report(run: Run, console: Console, results: Mapping[str, Result]) -> None:
             for name, r in results.items()
         },
     )
-    names = list(main.metrics)
-    rows = [
-        [name, *(f"{r.metrics[key]:.4f}" for key in names), f"{r.trained:,}", f"{r.seconds:.1f}"]
-        for name, r in results.items()
-    ]
-    console.table(f"{run.recipe.name}: held-out results", ["", *names, "trained parameters", "seconds"], rows)
+    rows = [[key, *(f"{r.metrics[key]:.4f}" for r in results.values())] for key in main.metrics]
+    rows.append(["trained parameters", *(f"{r.trained:,}" for r in results.values())])
+    rows.append(["seconds", *(f"{r.seconds:.1f}" for r in results.values())])
+    console.table(f"{run.recipe.name}: held-out results", ["", *results], rows)
+    if "control random" in results and not any(entry.weights for entry in run.recipe.encoders.values()):
+        console.say("this run's encoder is random itself; control random is another draw")
     console.say(f"run directory: {run.path}")
 
 

@@ -195,6 +195,16 @@ def test_a_clash_names_both_and_can_be_settled(install):
     assert discover(METAFORMER_DISABLE_PLUGINS="h1-left").find("head", "sniff").distribution == "h1-right"
 
 
+def test_a_plugin_that_is_slow_to_import_works_and_is_noted(install):
+    from metaformer.doctor import examine
+
+    install("h1-slow", "import time\ntime.sleep(0.6)\n" + SOUND)
+    registry = discover()
+    assert registry.find("head", "sniff").distribution == "h1-slow"
+    assert registry.slow["h1-slow"] >= 0.6
+    assert ("note", "h1-slow") in {(finding.state, finding.subject) for finding in examine(registry)}
+
+
 def test_plugins_can_be_blocked_by_name_or_all_but_the_core(install):
     install("h1-left", "raise SystemExit\n")
     install("h1-right")

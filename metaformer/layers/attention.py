@@ -1,26 +1,29 @@
 """Multi-head attention: self or cross, masked by booleans (true = may attend), by whichever kernel is fastest here.
 
 Source: Vaswani et al. 2017, arXiv 1706.03762; parameter layout of timm's `Attention` (one `qkv` projection).
-Ours differs: rows that may attend to nothing give 0, not NaN; on CPU the scores are made and used a few heads at a
-time, so that they stay in the cache, by plain matrix products.
+Ours differs: rows that may attend to nothing give 0, not NaN. In half precision on CPU the scores are plain matrix
+products of a few heads at a time, which stay in the cache, where the fused kernel is slow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Scores that are worked on at a time on CPU, about the second-level cache of a core. `python benchmarks/attention.py`
-# prints what other sizes, the unblocked products and the fused kernel take.
+# All constants from `python benchmarks/attention.py`, which prints what each kernel takes by dtype and length: on CPU
+# the fused kernel is the fastest in fp32 at every length, and blocks are in half precision.
+_HALF = (torch.bfloat16, torch.float16)
 _BLOCK_BYTES = 2 << 20
-# Up to this many scores per head the probabilities are kept for the backward pass; beyond, they are computed again:
-# they would take more memory than the rest of a layer. Same command.
-_KEEP_CELLS = 1024 * 1024
+"""Scores worked on at a time, about the second-level cache of a core; fewer than this are not cut at all."""
+_KEEP_CELLS = 2048 * 2048
+"""Up to this many scores per head the probabilities are kept for the backward pass, beyond they are computed again:
+a tenth to a quarter more time, and memory that grows with the length, not with its square."""
 
 
 def attend(
@@ -32,13 +35,16 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T K"]:
     """Softmax(q kᵀ / √K + bias) v over the keys that `mask` allows; rows that allow none give 0."""
-    if q.device.type in ("cpu", "meta"):
-        if bias is None and not dropout and not q.is_meta:
-            return _attend_blocked(q, k, v, mask)
+    if q.device.type != "meta" and q.dtype != torch.float64 and torch.is_autocast_enabled(q.device.type):
+        # As autocast does before matrix products: it does not look inside a `Function`.
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    if q.device.type == "cpu" and q.dtype in _HALF:
+        if bias is None and not dropout and q.shape[:3].numel() * k.shape[2] * q.element_size() > _BLOCK_BYTES:
+            out: Tensor = _Blocked.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
+            return out
         weights = attention_weights(q, k, mask, bias)
-        if dropout:
-            weights = F.dropout(weights, dropout)
-        return weights.to(v.dtype) @ v
+        return F.dropout(weights, dropout).to(v.dtype) @ v
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     # A row that allows nothing is NaN in some fused kernels: let it attend to everything, then set it to 0.
@@ -66,37 +72,21 @@ def attention_weights(
     return weights.masked_fill(~mask, 0.0)
 
 
-def _attend_blocked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    if torch.is_autocast_enabled("cpu"):
-        # As autocast does before every matrix product; it does not look inside a `Function`.
-        q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        out: Tensor = _Blocked.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
-        return out
-    return _forward(q, k, v, mask, None)
-
-
 class _Blocked(torch.autograd.Function):
-    """Attention in blocks of a few heads; every temporary is one block large and used again for the next."""
+    """Attention in blocks of a few heads; scores live one block at a time, in memory that the next block uses again."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        size = (*q.shape[:3], k.shape[2])
-        kept = q.new_empty(size) if size[2] * size[3] <= _KEEP_CELLS else None
-        out = _forward(q, k, v, mask, kept)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        trained, cells = any(ctx.needs_input_grad), q.shape[2] * k.shape[2]
+        kept = q.new_empty(*q.shape[:3], k.shape[2]) if trained and cells <= _KEEP_CELLS else None
         ctx.save_for_backward(q, k, v, mask, kept)
-        return out
+        return _forward(q, k, v, mask, kept)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, mask, kept = ctx.saved_tensors  # type: ignore[attr-defined]
-        if not torch.is_grad_enabled():
-            return *_backward(q, k, v, mask, kept, grad), None
-        # Someone wants the gradient of this gradient: go through operations that have one.
-        inputs = [x for x in (q, k, v) if x.requires_grad]
-        out = attention_weights(q, k, mask) @ v
-        grads = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
-        return *(next(grads) if x.requires_grad else None for x in (q, k, v)), None
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, mask, kept = ctx.saved_tensors
+        return *_backward(q, k, v, mask, kept, grad), None
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor | None) -> Tensor:

@@ -64,10 +64,10 @@ class PhotoCropsDataset(Dataset):
     one crop): a task without human labels, to pre-train a small encoder that has never seen the data it is
     tried on. Crop, zoom and place depend on `seed`, split and index alone. A crop's side is `size` times a
     factor from `zoom`; of up to eight places the first with enough contrast is taken, as open sky has no
-    right way up.
+    right way up. Half of the crops are mirrored.
     Data: scikit-learn's `load_sample_images` (package under BSD-3-Clause): `china.jpg` and `flower.jpg`, both
     CC BY 2.0; its README attributes them to danielbuechele (flower: from the account vultilion). Changed
-    here: converted to gray, cropped, scaled, rotated.
+    here: converted to gray, cropped, scaled, mirrored, rotated.
     Split: the middle quarter of each photograph validates, what is left and right of it trains: no pixel is in
     both.
     What it is not: varied. Two photographs teach edges and texture, not objects.
@@ -82,8 +82,8 @@ class PhotoCropsDataset(Dataset):
         *,
         split: Split,
         size: Annotated[int, Field(gt=0, le=160)] = 8,
-        samples: Annotated[int, Field(gt=0)] = 8192,
-        zoom: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 4.0),
+        samples: Annotated[int, Field(gt=0)] = 16384,
+        zoom: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (4.0, 16.0),
         seed: Annotated[int, Field(ge=0)] = 0,
         stream: str = "image",
         target: str = "rotation",

@@ -126,12 +126,15 @@ class ImageTokenizer(Tokenizer):
         x = self.proj(patches.flatten(2).to(self.proj.weight.dtype))
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
-        if self.positions is not None:
-            x = x + resize(self.positions, self.grid, grid, self.num_prefix)
-        elif self.sinusoidal:
-            x = x + sinusoid(x.shape[2], grid, self.num_prefix).to(x)
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        return TokenBatch(x, mask, self.modality, grid=grid, num_prefix=self.num_prefix)
+        if self.positions is not None:
+            positions = resize(self.positions, self.grid, grid, self.num_prefix).expand_as(x)
+        elif self.sinusoidal:
+            positions = sinusoid(x.shape[2], grid, self.num_prefix).to(x).expand_as(x)
+        else:
+            return TokenBatch(x, mask, self.modality, grid=grid, num_prefix=self.num_prefix)
+        x = x + positions
+        return TokenBatch(x, mask, self.modality, grid=grid, num_prefix=self.num_prefix, positions=positions)
 
     def describe(self) -> str:
         (height, width), (rows, columns), p = self.size, self.grid, self.patch_size

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from metaformer_plugin_image.datasets import DigitsDataset, PhotoCropsDataset
+from PIL import Image
 
 from metaformer.errors import DataError
 
@@ -48,13 +49,13 @@ def test_keys_follow_the_knobs():
 
 
 def test_crops_depend_on_their_index_alone_and_turn_as_said():
-    data = PhotoCropsDataset(split="train", size=12, samples=64)
+    data = PhotoCropsDataset(split="train", size=10, samples=64)
     np.random.seed(3)  # global state must not matter
     backwards = [data[index] for index in reversed(range(64))][::-1]
     for index, sample in enumerate(backwards):
         again = data[index]
         np.testing.assert_array_equal(sample["image"], again["image"])
-        assert sample["image"].shape == (12, 12)
+        assert sample["image"].shape == (10, 10)
         turns = int(sample["rotation"]) // 90
         np.testing.assert_array_equal(np.rot90(sample["image"], -turns), data.crop(index // 4))
     assert [sample["rotation"] for sample in backwards[:4]] == ["0", "90", "180", "270"]
@@ -64,9 +65,12 @@ def test_crops_depend_on_their_index_alone_and_turn_as_said():
 
 def test_train_and_valid_show_different_parts_of_the_photographs():
     train, valid = PhotoCropsDataset(split="train"), PhotoCropsDataset(split="valid")
-    for left, right in zip(train.photos, valid.photos, strict=True):
-        assert left.shape[1] + right.shape[1] == 640
-        assert left.shape[1] == 480
+    from sklearn.datasets import load_sample_images
+
+    for number, photo in enumerate(load_sample_images().images):
+        left, right = train.photos[2 * number : 2 * number + 2]
+        whole = np.concatenate([left, valid.photos[number], right], axis=1)
+        np.testing.assert_array_equal(whole, Image.fromarray(photo).convert("L"))
     assert not np.array_equal(train.crop(0), valid.crop(0))
 
 

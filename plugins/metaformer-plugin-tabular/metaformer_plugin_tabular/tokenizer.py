@@ -57,16 +57,18 @@ class TabularTokenizer(Tokenizer):
         self.num_prefix = int(class_token)
         n, k = len(numeric), len(categorical)
         bound = dim**-0.5
-        self.weight = nn.Parameter(torch.empty(n, dim).uniform_(-bound, bound))
+        # None rather than empty where there are no such columns: ZeRO-3 cannot partition an empty parameter.
+        self.weight = nn.Parameter(torch.empty(n, dim).uniform_(-bound, bound)) if n else None
         self.bias = nn.Parameter(torch.empty(n + k, dim).uniform_(-bound, bound))
-        self.missing = nn.Parameter(torch.zeros(n, dim))
+        self.missing = nn.Parameter(torch.zeros(n, dim)) if n else None
         sizes = [UNKNOWN + 1 + len(names) for names in categorical.values()]
         starts = torch.tensor([0, *sizes]).cumsum(0)[:-1]
         # One table for all the columns; a column's part begins with its missing and unknown rows.
-        self.embedding = nn.Embedding(sum(sizes), dim)
-        nn.init.uniform_(self.embedding.weight, -bound, bound)
-        with torch.no_grad():
-            self.embedding.weight[torch.cat([starts, starts + UNKNOWN])] = 0
+        self.embedding = nn.Embedding(sum(sizes), dim) if k else None
+        if self.embedding is not None:
+            nn.init.uniform_(self.embedding.weight, -bound, bound)
+            with torch.no_grad():
+                self.embedding.weight[torch.cat([starts, starts + UNKNOWN])] = 0
         first = nn.Parameter(torch.empty(1, dim).uniform_(-bound, bound)) if class_token else None
         self.register_parameter("class_token", first)
         self.register_buffer("starts", starts)
@@ -76,11 +78,16 @@ class TabularTokenizer(Tokenizer):
             self.register_buffer("quantiles", _normal_quantiles().expand(n, -1).clone())
 
     def forward(self, raw: Raw) -> TokenBatch:
-        absent = raw["numeric"].isnan()
-        scaled = self.scale(raw["numeric"]).to(self.weight.dtype).unsqueeze(-1)
-        numeric = torch.where(absent.unsqueeze(-1), self.missing, scaled * self.weight)
-        x = torch.cat([numeric, self.embedding(raw["categories"] + self.starts)], dim=1) + self.bias
-        positions: Tensor = self.bias
+        cells = []
+        if self.weight is not None:
+            absent = raw["numeric"].isnan()
+            scaled = self.scale(raw["numeric"]).to(self.weight.dtype).unsqueeze(-1)
+            cells.append(torch.where(absent.unsqueeze(-1), self.missing, scaled * self.weight))
+        if self.embedding is not None:
+            cells.append(self.embedding(raw["categories"] + self.starts))
+        # A view of its own: the parameter itself is emptied after this pass under ZeRO-3.
+        positions: Tensor = self.bias.view_as(self.bias)
+        x = torch.cat(cells, dim=1) + positions
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
             positions = torch.cat([torch.zeros_like(self.class_token), positions])

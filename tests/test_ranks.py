@@ -1,0 +1,73 @@
+"""Two ranks under the `deepspeed` launcher: ranks that see different modalities, every ZeRO stage, equal losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ranks
+ROOT = Path(__file__).parents[1]
+QUICK = ["steps=6", "batch_size=8", "eval_every=6", "optimizer.lr=1e-2", "schedule.warmup=2"]
+SMALL = ["encoders.shared.dim=16", "encoders.shared.depth=1", "tokenizers.text.max_length=32"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(ranks: int, output: Path, *sets: str, recipe: str = "recipes/many_modalities.yaml") -> Path:
+    """Train under the launcher and return the run directory."""
+    options = [part for one in (*QUICK, f"output={output}", *sets) for part in ("--set", one)]
+    command = [
+        str(Path(sys.executable).parent / "deepspeed"),
+        "--num_accelerators", str(ranks), "--master_port", str(free_port()),
+        "--module", "metaformer", "train", recipe, *options,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (run,) = (output / Path(recipe).stem).iterdir()
+    return run
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [r["loss"] for r in records(run) if "loss_hex" in r]
+
+
+@pytest.fixture(scope="module")
+def zero_stage_0(tmp_path_factory) -> Path:
+    return launch(2, tmp_path_factory.mktemp("zero0"), *SMALL, "engine.zero=0")
+
+
+def test_ranks_see_different_modalities_in_one_step(zero_stage_0):
+    steps = [r for r in records(zero_stage_0) if "loss_hex" in r]
+    both = [r for r in steps if sum(key.startswith("loss/") for key in r) > 1]
+    assert both, "with four tasks and two ranks some step must mix tasks"
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_every_zero_stage_gives_the_losses_of_stage_0(zero_stage_0, tmp_path, zero):
+    run = launch(2, tmp_path, *SMALL, f"engine.zero={zero}")
+    assert losses(run) == pytest.approx(losses(zero_stage_0), rel=1e-5)
+    theirs, ours = records(zero_stage_0)[-1]["metrics"], records(run)[-1]["metrics"]
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+def test_one_process_gives_the_losses_of_two(zero_stage_0, tmp_path):
+    run = launch(1, tmp_path, *SMALL, "engine.use=torch", "engine.micro_batch=4")
+    assert losses(run) == pytest.approx(losses(zero_stage_0), rel=1e-5)
