@@ -84,6 +84,11 @@ class Tokenizer(nn.Module, ABC):
     def fit(self, values: Iterable[Any]) -> None:  # noqa: B027 - optional by design
         """Learn statistics (into buffers) from raw training values, in data order. Same result on every rank."""
 
+    def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A published model's tensors → those of this tokenizer by their own names. Raises WeightsError. Default:
+        the source has our names already."""
+        return source
+
     def describe(self) -> str:
         """One line for `metaformer inspect`."""
         return type(self).__name__

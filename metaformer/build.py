@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,9 +17,10 @@ from metaformer.encoders.control import NoEncoder, shuffle_contents
 from metaformer.errors import DataError, MetaformerError, Problem, RecipeError
 from metaformer.model import MetaFormer, Route, Step
 from metaformer.recipe import Entry, MetricEntry, Recipe, Task, WeightedEntry
+from metaformer.recipe_check import metric_name
 from metaformer.recipe_file import RecipeFile, locate, metric_entry
 from metaformer.registry import registry
-from metaformer.schema import construct, knobs_model
+from metaformer.schema import construct, path_knobs
 from metaformer.trainable import freeze, insert_lora, words
 from metaformer.types import Target
 from metaformer.weights.load import load_into
@@ -314,20 +315,18 @@ def make_metrics(recipe: Recipe, model: MetaFormer, task: str) -> list[Judge]:
         except RecipeError as error:
             problems += [Problem(f"{path}.{p.path}", p.found, p.do) for p in error.problems]
             continue
-        out.append(Judge(metric_name(item, entry), head, target, form, cast(Metric, metric)))
+        out.append(
+            Judge(
+                metric_name(item if isinstance(item, str) else entry.model_dump()),
+                head,
+                target,
+                form,
+                cast(Metric, metric),
+            )
+        )
     if problems:
         raise RecipeError("", problems)
     return out
-
-
-def metric_name(item: str | MetricEntry, entry: MetricEntry) -> str:
-    """What a metric is called in results: as written where it is a word."""
-    if isinstance(item, str):
-        return item
-    name = entry.use.rpartition(":")[2]
-    if "top_k" in entry.knobs:
-        name += f"@{entry.knobs['top_k']}"
-    return f"{name}/{entry.head}" if entry.head else name
 
 
 def probe(file: RecipeFile) -> MetaFormer:
@@ -365,17 +364,16 @@ def _missing_paths(path: str, entry: Entry, base: Path) -> list[Problem]:
     for name in path_knobs(registry().load("dataset", entry.use)):
         value = entry.knobs.get(name)
         if isinstance(value, str) and not locate(value, base).exists():
-            out.append(
-                Problem(
-                    f"{path}.{name}",
-                    f"{value!r} does not exist (looked in {Path.cwd()} and {base.absolute()})",
-                    f"put the data there, or say where they are: --set {path}.{name}=FOLDER",
-                )
-            )
+            found = f"{value!r} does not exist (looked in {Path.cwd()} and {base.absolute()})"
+            do = f"put the data there, or say where they are: --set {path}.{name}=PATH"
+            out.append(Problem(f"{path}.{name}", found, "; ".join(filter(None, [do, _advice(entry, base)]))))
     return out
 
 
-def path_knobs(cls: type) -> list[str]:
-    """Knobs of a component that are file or folder names."""
-    fields = knobs_model(cls).model_fields
-    return [name for name, field in fields.items() if Path in (field.annotation, *get_args(field.annotation))]
+def _advice(entry: Entry, base: Path) -> str:
+    """What the data set itself says where its files are not there: how they are laid out, where they come from."""
+    try:
+        open_dataset(entry, base)
+    except DataError as error:
+        return error.do
+    return ""

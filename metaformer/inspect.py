@@ -10,13 +10,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from metaformer.base import Tokenizer
-from metaformer.build import needs, probe
+from metaformer.base import Objective, Tokenizer
+from metaformer.build import assemble, needs
+from metaformer.errors import RecipeError
 from metaformer.model import MetaFormer
-from metaformer.recipe_file import check_recipe, read_recipe
+from metaformer.recipe_check import component_problems
+from metaformer.recipe_file import read_recipe
 from metaformer.registry import registry
 from metaformer.report.console import Console
 from metaformer.types import Batch
+
+KINDS = ("tokenizers", "encoders", "bridges", "heads", "objectives")
 
 
 @dataclass(frozen=True)
@@ -62,68 +66,90 @@ def costs(model: MetaFormer, task: str) -> Costs:
     present = {s: torch.ones(1, dtype=torch.bool, device="meta") for s in streams}
     batch = Batch(task, raw, present, {}, ["example"])
     model.eval()
-    with FlopCounterMode(model, display=False) as counter, torch.no_grad():
-        for objective in cast(nn.ModuleList, model.objectives[task]):
-            for name in objective.uses:  # type: ignore[union-attr]
-                if name in model.heads:
-                    model.predict(batch, name)
-                else:
-                    model.stream(batch, name)
-    flops = {name.removeprefix("MetaFormer."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    flops = _count(model, batch, [n for o in cast(nn.ModuleList, model.objectives[task]) for n in _uses(o)])
     tokens = {s: model.tokens(batch, s).x.shape[1] for s in streams}
     return Costs(task, tokens, _parts(model, flops))
+
+
+def _uses(objective: nn.Module) -> tuple[str, ...]:
+    return cast(Objective, objective).uses
+
+
+def _count(model: MetaFormer, batch: Batch, names: list[str]) -> dict[str, int]:
+    """Forward FLOPs of each component on the way to the named heads and streams."""
+    flops: dict[str, int] = {}
+    counter = FlopCounterMode(display=False)
+
+    def add(name: str, sign: int) -> None:
+        flops[name] = flops.get(name, 0) + sign * counter.get_total_flops()
+
+    hooks = []
+    for kind in KINDS[:-1]:
+        for name, module in cast(nn.ModuleDict, model.get_submodule(kind)).items():
+            key = f"{kind}.{name}"
+            hooks.append(module.register_forward_pre_hook(lambda *_, key=key: add(key, -1)))
+            hooks.append(module.register_forward_hook(lambda *_, key=key: add(key, 1)))
+    # The counter hooks the gradients of what requires them, and there are none here.
+    trained = [p for p in model.parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    with counter, torch.no_grad():
+        for name in names:
+            if name in model.heads:
+                model.predict(batch, name)
+            else:
+                model.stream(batch, name)
+    for hook in hooks:
+        hook.remove()
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return flops
 
 
 def _parts(model: MetaFormer, flops: dict[str, int]) -> list[Part]:
     out = []
     upstream = False
-    for kind in ("tokenizers", "encoders", "bridges", "heads", "objectives"):
-        group = cast(nn.ModuleDict, model.get_submodule(kind))
+    for kind in KINDS:
         trained_here = False
-        for name, module in group.items():
+        for name, module in cast(nn.ModuleDict, model.get_submodule(kind)).items():
+            key = f"{kind}.{name}"
             trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
             frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
             trained_here |= trained > 0
             passes = 3 if trained else 2 if upstream else 1
-            out.append(
-                Part(f"{kind}.{name}", type(module).__name__, trained, frozen, flops.get(f"{kind}.{name}", 0), passes)
-            )
+            if trained or frozen or flops.get(key):
+                out.append(Part(key, type(module).__name__, trained, frozen, flops.get(key, 0), passes))
         upstream |= trained_here
     return out
 
 
 def inspect_command(path: Path, sets: list[str]) -> None:
-    """Print the parts of a recipe, their parameters, tokens and FLOPs."""
+    """Print the parts of a recipe, their parameters, tokens and FLOPs. Data and weights need not be there."""
     file = read_recipe(path, tuple(sets))
-    error = file.error(check_recipe(file, registry()))
-    if error.problems:
-        raise error
-    model = probe(file)
+    problems = component_problems(file.source.data, registry())
+    if problems:
+        raise file.error(problems)
+    try:
+        with torch.device("meta"):
+            model = assemble(file.recipe)
+    except RecipeError as error:
+        raise file.error(error.problems) from error
     console = Console()
-    parameters = list(model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    total = sum(p.numel() for p in parameters)
+    columns = ["part", "class", "trained", "frozen", "total", "FLOPs forward", "in training"]
     for task in file.recipe.tasks:
         cost = costs(model, task)
-        rows = [
-            [
-                p.name,
-                p.kind,
-                f"{p.trained:,}",
-                f"{p.frozen:,}",
-                f"{p.trained + p.frozen:,}",
-                human(p.flops),
-                f"{p.passes}x",
-            ]
-            for p in cost.parts
-        ]
-        columns = ["part", "class", "trained", "frozen", "total", "FLOPs forward", "in training"]
+        rows = [_row(part) for part in cost.parts if part.flops or len(file.recipe.tasks) == 1]
         console.table(f"{file.recipe.name}, task {task}", columns, rows)
-        counts = ", ".join(f"{stream} {count}" for stream, count in cost.tokens.items())
-        console.say(
-            f"tokens per sample: {counts}; FLOPs per sample: {human(cost.forward)} forward, {human(cost.training)} in training"
-        )
+        tokens = ", ".join(f"{stream} {count}" for stream, count in cost.tokens.items())
+        flops = f"{human(cost.forward)} forward, {human(cost.training)} in training"
+        console.say(f"tokens per sample: {tokens}; FLOPs per sample: {flops}")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
     console.say(f"parameters: {trained:,} trained, {total - trained:,} frozen, {total:,} in all")
+
+
+def _row(part: Part) -> list[str]:
+    counts = [f"{n:,}" for n in (part.trained, part.frozen, part.trained + part.frozen)]
+    return [part.name, part.kind, *counts, human(part.flops), f"{part.passes}x"]
 
 
 def human(number: float) -> str:

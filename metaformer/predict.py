@@ -136,7 +136,7 @@ class _Samples(Dataset):
 def _raise_first(items: Sequence[Item]) -> None:
     for item in items:
         if item.bad is not None:
-            raise DataError(f"predict on {item.id}", item.bad.error)
+            raise DataError(item.bad.error)
 
 
 def _class(probabilities: torch.Tensor, classes: Sequence[str] | None) -> dict[str, Any]:

@@ -11,11 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 
+LOG_WIDTH = 120
+"""Columns of tables in logs, where no terminal says."""
+
+
 class Console:
     """Prints a run. `quiet` for ranks other than zero."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._out = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
+        if not self._out.is_terminal:
+            self._out.width = LOG_WIDTH
         self._bar: Progress | None = None
         self._task: Any = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from metaformer.weights.uri import parse_uri, unknown_scheme
 
 Opener = Callable[[str], Mapping[str, Tensor] | None]
 """The hook `load_weights` of the plugins, for schemes the core does not know."""
+Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def load_into(
@@ -39,16 +41,20 @@ def load_into(
     base: Path | None = None,
     resize: Mapping[str, Resize] | None = None,
     plugins: Opener | None = None,
+    translate: Translate | None = None,
 ) -> Receipt:
     """Copy the tensors behind `uri` into `module`, in place, and say what was done.
 
     `name` is the component as a recipe calls it (`encoders.shared`); `allow_missing` are globs over parameter
     names, with or without it. `resize` maps such globs to functions for tensors whose shape may differ.
+    `translate` turns the source's tensors into ones with the module's own names, for modules that know how.
     Modules with blocks named like ours take any known layout; others must find their own names in the source.
     Raises WeightsError with every fault at once, and then nothing has been copied.
     """
     source = _open(uri, base, name, plugins)
     asked = f"{name}: weights {uri!r}"
+    if translate is not None:
+        source = replace(source, tensors=dict(translate(source.tensors)))
     targets = _targets(module, asked)
     _refuse_idle_globs(allow_missing, name, targets, asked)
     fit = fit_layout(source, targets, name, asked) if ANCHOR in targets else fit_plain(source, targets)

@@ -7,6 +7,7 @@ numbers, faster in bf16 on CPUs. Pixels arrive as uint8 and are normalised here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -135,6 +136,12 @@ class ImageTokenizer(Tokenizer):
             return TokenBatch(x, mask, self.modality, grid=grid, num_prefix=self.num_prefix)
         x = x + positions
         return TokenBatch(x, mask, self.modality, grid=grid, num_prefix=self.num_prefix, positions=positions)
+
+    def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Out of timm's, Hugging Face's and open_clip's vision transformers; ours as they are."""
+        from metaformer_plugin_image.weights import tokenizer_weights
+
+        return source if "proj.weight" in source else tokenizer_weights(source, self)
 
     def describe(self) -> str:
         (height, width), (rows, columns), p = self.size, self.grid, self.patch_size

@@ -79,7 +79,7 @@ class TabularTokenizer(Tokenizer):
 
     def forward(self, raw: Raw) -> TokenBatch:
         cells = []
-        if self.weight is not None:
+        if self.weight is not None and self.missing is not None:
             absent = raw["numeric"].isnan()
             scaled = self.scale(raw["numeric"]).to(self.weight.dtype).unsqueeze(-1)
             cells.append(torch.where(absent.unsqueeze(-1), self.missing, scaled * self.weight))

@@ -14,7 +14,7 @@ LENGTH = 32
 
 
 def main() -> None:
-    """Prints, per set, the share of the largest class and a logistic regression's accuracy on raw values."""
+    """Prints, per set, the share of the largest class and a logistic regression's on resampled values."""
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
     from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
     from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
