@@ -53,7 +53,7 @@ class Preprocess(ABC):
         return {key: pad_stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
-def pad_stack(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
+def pad_stack(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
     """Stack tensors of one rank along a new first axis, padded at the end of every axis to the longest."""
     shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
     if all(list(t.shape) == shape for t in tensors):
@@ -81,7 +81,7 @@ class Tokenizer(nn.Module, ABC):
     def forward(self, raw: Raw) -> TokenBatch:
         """`raw` as made by `preprocess.collate`, on the model's device. Masked tokens may hold anything finite."""
 
-    def fit(self, values: Iterable[Any]) -> None:  # noqa: B027 - optional by design
+    def fit(self, values: Iterable[Any]) -> None:
         """Learn statistics (into buffers) from raw training values, in data order. Same result on every rank."""
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

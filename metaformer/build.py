@@ -16,7 +16,7 @@ from metaformer.data.order import name_number
 from metaformer.encoders.control import NoEncoder, shuffle_contents
 from metaformer.errors import DataError, MetaformerError, Problem, RecipeError
 from metaformer.model import MetaFormer, Route, Step
-from metaformer.recipe import Entry, MetricEntry, Recipe, Task, WeightedEntry
+from metaformer.recipe import Entry, Recipe, Task, WeightedEntry
 from metaformer.recipe_check import metric_name
 from metaformer.recipe_file import RecipeFile, locate, metric_entry
 from metaformer.registry import registry
@@ -277,7 +277,7 @@ def step_module(model: MetaFormer, data: Mapping[str, TaskData], recipe: Recipe)
     return Step(model, blanks, torch.bfloat16 if recipe.engine.precision == "bf16" else None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Judge:
     """A metric of a task, and the head and target it compares."""
 
@@ -285,15 +285,20 @@ class Judge:
     head: str
     target: str
     form: Target
-    metric: Metric
+    cls: type[Metric]
+    knobs: Mapping[str, Any]
+
+    def metric(self, model: MetaFormer) -> Metric:
+        """A fresh metric, which has seen nothing."""
+        wired = {"head": model.heads[self.head], "target": self.form}
+        return cast(Metric, construct(self.cls, self.knobs, wired))
 
 
-def make_metrics(recipe: Recipe, model: MetaFormer, task: str) -> list[Judge]:
-    """Fresh metrics of a task. Raises RecipeError where it is not clear which head one judges."""
-    objectives = cast(Sequence[Objective], model.objectives[task])
+def judges(recipe: Recipe, model: MetaFormer, task: str) -> list[Judge]:
+    """The metrics of a task. Raises RecipeError where it is not clear which head one judges."""
     judged = {
         head: (target, form)
-        for objective in objectives
+        for objective in cast(Sequence[Objective], model.objectives[task])
         for head in objective.uses
         if head in model.heads
         for target, form in objective.targets.items()
@@ -302,28 +307,12 @@ def make_metrics(recipe: Recipe, model: MetaFormer, task: str) -> list[Judge]:
     for i, item in enumerate(recipe.tasks[task].metrics):
         entry = metric_entry(item)
         head = entry.head or (next(iter(judged)) if len(judged) == 1 else None)
-        path = f"tasks.{task}.metrics.{i}"
-        if head not in judged:
-            problems.append(
-                Problem(path, f"judges head {head!r}", f"say `head:`, one of: {', '.join(judged) or 'none'}")
-            )
+        if head is None or head not in judged:
+            found, do = f"judges head {head!r}", f"say `head:`, one of: {', '.join(judged) or 'none'}"
+            problems.append(Problem(f"tasks.{task}.metrics.{i}", found, do))
             continue
-        target, form = judged[head]
-        try:
-            wired = {"head": model.heads[head], "target": form}
-            metric = construct(registry().load("metric", entry.use), entry.knobs, wired)
-        except RecipeError as error:
-            problems += [Problem(f"{path}.{p.path}", p.found, p.do) for p in error.problems]
-            continue
-        out.append(
-            Judge(
-                metric_name(item if isinstance(item, str) else entry.model_dump()),
-                head,
-                target,
-                form,
-                cast(Metric, metric),
-            )
-        )
+        name = metric_name(item if isinstance(item, str) else item.model_dump())
+        out.append(Judge(name, head, *judged[head], registry().load("metric", entry.use), entry.knobs))
     if problems:
         raise RecipeError("", problems)
     return out
@@ -346,7 +335,7 @@ def probe(file: RecipeFile) -> MetaFormer:
         with torch.device("meta"):
             model = assemble(file.recipe)
         for task in file.recipe.tasks:
-            make_metrics(file.recipe, model, task)
+            judges(file.recipe, model, task)
     except RecipeError as error:
         raise RecipeError(str(file.path), [*error.problems, *problems]) from error
     if problems:

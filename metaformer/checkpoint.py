@@ -150,7 +150,7 @@ def pointer(run: Run, name: str) -> Path | None:
 
 def newest_valid(run: Run) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and what is wrong with the newer ones."""
-    wrong = []
+    wrong: list[str] = []
     for folder in sorted(run.checkpoints.glob("step_*"), reverse=True):
         try:
             verify(folder)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from metaformer.build import Judge, TaskData, assemble, make_metrics, open_data, step_module
+from metaformer.base import Metric
+from metaformer.build import Judge, TaskData, assemble, judges, open_data, step_module
 from metaformer.checkpoint import load_weights, pointer
 from metaformer.data.loader import Reader, eval_addresses, load_batches
 from metaformer.engine import Place, find_place
@@ -22,6 +23,7 @@ from metaformer.run import Run, find_run, open_run
 from metaformer.types import BadSample, Batch
 
 
+@runtime_checkable
 class Runner(Protocol):
     """What evaluation needs: an engine, or `Inference`."""
 
@@ -61,7 +63,7 @@ def evaluate(
     results: dict[str, float] = {}
     runner.model.eval()
     with torch.no_grad():
-        for task, spec in data.items():
+        for spec in data.values():
             if spec.valid is not None:
                 results |= _evaluate_task(runner, recipe, spec.valid, batch, bad)
     return results
@@ -71,7 +73,7 @@ def _evaluate_task(
     runner: Runner, recipe: Recipe, reader: Reader, batch: int, bad: list[BadSample] | None
 ) -> dict[str, float]:
     task, place = reader.task, runner.place
-    judges = make_metrics(recipe, runner.model, task)
+    pairs = [(judge, judge.metric(runner.model)) for judge in judges(recipe, runner.model, task)]
     addresses = eval_addresses(task, len(reader), batch, place.rank, place.world)
     losses = counted = 0.0
     loader = recipe.loader
@@ -88,20 +90,20 @@ def _evaluate_task(
         out = runner.forward(on_device)
         rows = sum(1 for name in samples.ids if name) - len(samples.bad)
         losses, counted = losses + float(out["loss"]) * rows, counted + rows
-        for judge in judges:
-            _update(judge, out, on_device)
+        for judge, metric in pairs:
+            _update(judge, metric, out, on_device)
     losses, counted = runner.total([losses, counted])
     results = {f"{task}/loss": losses / max(counted, 1)}
-    return results | {f"{task}/{judge.name}": judge.metric.compute() for judge in judges}
+    return results | {f"{task}/{judge.name}": metric.compute() for judge, metric in pairs}
 
 
-def _update(judge: Judge, out: Mapping[str, Tensor], batch: Batch) -> None:
+def _update(judge: Judge, metric: Metric, out: Mapping[str, Tensor], batch: Batch) -> None:
     value, present = out[f"predictions/{judge.head}"], out[f"present/{judge.head}"]
     target = batch.targets[judge.target]
     if judge.form.kind == "classes":
         value, target = value[:, : target.shape[1]], target[:, : value.shape[1]]
     rows = counting_rows(judge.form, target, present)
-    judge.metric.update(value[rows], target[rows])
+    metric.update(value[rows], target[rows])
 
 
 def choose_checkpoint(run: Run, name: str) -> Path:

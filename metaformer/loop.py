@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from metaformer.build import make_metrics
+from metaformer.build import judges
 from metaformer.checkpoint import save_checkpoint
 from metaformer.data.loader import load_batches
 from metaformer.errors import DataError, DivergedError, MetaformerError, StoppedError
@@ -44,7 +45,7 @@ def run_steps(session: Session) -> dict[str, float]:
         if last or _due(recipe.eval_every, session.done):
             metrics = _evaluate(session)
             better = _is_best(session, metrics)
-        stopped = not last and bool(engine.agree([session.stop.requested])[0])
+        stopped = not last and bool(engine.agree([float(session.stop.requested)])[0])
         if last or stopped or better or _due(recipe.save_every, session.done):
             _save(session, better)
         if stopped:
@@ -136,7 +137,7 @@ def _count_bad(session: Session, batch: Batch) -> None:
                 "mend or remove it, or set loader.bad_samples: skip to count and pass over such samples",
             )
         session.bad.append(bad)
-        session.run.append("bad_samples.jsonl", bad._asdict())
+        session.run.append("bad_samples.jsonl", asdict(bad))
     seen = max(session.seen, 1)
     if len(session.bad) > 10 and len(session.bad) / seen > session.recipe.loader.max_bad_fraction:
         raise DataError(
@@ -154,7 +155,7 @@ def _evaluate(session: Session) -> dict[str, float]:
     skip = recipe.loader.bad_samples == "skip"
     metrics = evaluate(engine, recipe, session.data, eval_batch(recipe), bad if skip else None)
     for sample in bad:
-        session.run.append("bad_samples.jsonl", sample._asdict())
+        session.run.append("bad_samples.jsonl", asdict(sample))
     engine.model.train()
     record = {"step": session.done, "event": "eval", "metrics": metrics}
     session.run.append("metrics.jsonl", record)
@@ -187,9 +188,9 @@ def _save(session: Session, best: bool) -> None:
 def best_metric(recipe: Recipe, model: MetaFormer) -> tuple[str, bool]:
     """The metric that the best checkpoint is chosen by, and whether larger is better."""
     directions = {
-        f"{task}/{judge.name}": judge.metric.higher_is_better
+        f"{task}/{judge.name}": judge.cls.higher_is_better
         for task in recipe.tasks
-        for judge in make_metrics(recipe, model, task)
+        for judge in judges(recipe, model, task)
     }
     directions |= {f"{task}/loss": False for task in recipe.tasks}
     name = recipe.best.metric if recipe.best else next(iter(directions))

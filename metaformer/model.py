@@ -60,7 +60,7 @@ class MetaFormer(nn.Module):
             for child in self.children():
                 set_mode(child, True)
             return self
-        return cast(MetaFormer, super().train(False))
+        return super().train(False)
 
     # The verbs.
 

@@ -67,7 +67,7 @@ class LoadedRun:
                 yield {name: self._say(name, p, row) for name, p in heads.items() if bool(p.present[row])}
 
     def embed(self, **streams: Any) -> dict[str, torch.Tensor]:
-        """One sample to a vector [D] per encoded stream: its class token where it has one, else the mean of its tokens."""
+        """One sample to a vector [D] per encoded stream: its class token if it has one, else its mean token."""
         return next(iter(self.embed_many([streams])))
 
     def embed_many(
@@ -167,7 +167,8 @@ def predict_command(run: Path, inputs: list[str], output: Path | None, checkpoin
     loaded = load(run, checkpoint)
     samples, root = command_inputs(loaded, inputs)
     skip = loaded.run.recipe.loader.bad_samples == "skip"
-    lines, bad = [], 0
+    lines: list[str] = []
+    bad = 0
     for sample in samples:
         name = str(sample.get("__id__", len(lines)))
         try:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from metaformer.engine import Place, find_place, leave_place
+from metaformer.build import weighted
+from metaformer.engine import Place, find_place
 from metaformer.engine.place import broadcast_text
 from metaformer.errors import CheckpointError, StoppedError, UsageError
 from metaformer.loop import run_steps
@@ -45,18 +46,26 @@ def train_command(recipes: list[Path], sets: list[str], resume: str = "never") -
     if resume not in ("never", "auto") and len(recipes) > 1:
         raise UsageError("--resume RUN goes with one recipe", f"{len(recipes)} recipes")
     files = [read_recipe(path, tuple(sets)) for path in recipes]
-    problems = [error for file in files if (error := file.error(check_recipe(file, registry()))) and error.problems]
-    if problems:
-        raise problems[0]
+    _check(files[0])
+    for file in files[1:]:
+        _check(file, later=True)
     place = find_place(files[0].recipe.engine.threads)
     console = Console(quiet=not place.leads)
     if place.leads:
         registry().register_observer(TensorBoard(), "tensorboard")
-    try:
-        for file in files:
-            train_with_controls(file, place, console, resume)
-    finally:
-        leave_place()
+    for file in files:
+        _check(file)
+        train_with_controls(file, place, console, resume)
+
+
+def _check(file: RecipeFile, later: bool = False) -> None:
+    """Raise what is wrong with a recipe. `later`: weights of runs need not be there yet, stages before make them."""
+    problems = check_recipe(file, registry())
+    if later:
+        waiting = {f"{path}.weights" for path, e in weighted(file.recipe) if (e.weights or "").startswith("run:")}
+        problems = [problem for problem in problems if problem.path not in waiting]
+    if problems:
+        raise file.error(problems)
 
 
 def train_with_controls(file: RecipeFile, place: Place, console: Console, resume: str = "never") -> Result:

@@ -131,7 +131,7 @@ def _eval_frozen(module: nn.Module) -> None:
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every frozen parameter, and every buffer of a frozen module, by name."""
-    out = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    out: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     for prefix, module in model.named_modules():
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
@@ -145,7 +145,9 @@ def digest(tensor: Tensor) -> str:
     data = tensor.detach().cpu().contiguous()
     head = f"{data.dtype}{tuple(data.shape)}".encode()
     flat = data.reshape(-1).view(torch.uint8) if data.numel() else data.new_empty(0, dtype=torch.uint8)
-    return hashlib.sha256(head + memoryview(flat.numpy())).hexdigest()
+    hasher = hashlib.sha256(head)
+    hasher.update(flat.numpy().data)
+    return hasher.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class TokenBatch(NamedTuple):
     positions before every block need it."""
 
     @property
-    def present(self) -> Bool[Tensor, "B"]:
+    def present(self) -> Bool[Tensor, B]:
         """Rows that have at least one real token."""
         return self.mask.any(dim=1)
 
@@ -63,7 +63,7 @@ class Prediction(NamedTuple):
 
     value: Tensor
     """As the head's `predicts` says."""
-    present: Bool[Tensor, "B"]
+    present: Bool[Tensor, B]
     """Rows whose stream has any real token; the others mean nothing."""
 
 
@@ -71,7 +71,8 @@ IGNORE = -100
 """Class index of a missing target, as in `torch.nn.functional.cross_entropy`."""
 
 
-class BadSample(NamedTuple):
+@dataclass(frozen=True)
+class BadSample:
     """A sample that could not be read, and why."""
 
     task: str
@@ -88,7 +89,7 @@ class Batch:
 
     task: str
     streams: dict[str, Raw]
-    present: dict[str, Bool[Tensor, "B"]]
+    present: dict[str, Bool[Tensor, B]]
     """Per stream: which samples have it."""
     targets: dict[str, Tensor]
     ids: list[str]

@@ -6,7 +6,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaformer.layers import MLP, Attention, Block, DropPath, attend
-from metaformer.layers import attention as attention_module
 from metaformer.layers.attention import attention_weights, key_mask
 from metaformer.layers.lora import LoraLinear
 
@@ -20,11 +19,9 @@ def heads(b=2, h=3, t=5, s=7, k=4, dtype=torch.float64):
     return [torch.randn(b, h, n, k, dtype=dtype) for n in (t, s, s)]
 
 
-@pytest.mark.parametrize("limit", [0, 4096], ids=["fused", "eager"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_attend_equals_torch(monkeypatch, limit, masked, biased):
-    monkeypatch.setattr(attention_module, "_CPU_EAGER_MAX_KEYS", limit)
+def test_attend_equals_torch(masked, biased):
     q, k, v = heads()
     mask = (torch.rand(2, 1, 5, 7) > 0.4) if masked else None
     if mask is not None:
@@ -38,9 +35,7 @@ def test_attend_equals_torch(monkeypatch, limit, masked, biased):
     torch.testing.assert_close(attend(q, k, v, mask, bias), expected)
 
 
-@pytest.mark.parametrize("limit", [0, 4096], ids=["fused", "eager"])
-def test_rows_without_keys_are_zero_with_finite_gradients(monkeypatch, limit):
-    monkeypatch.setattr(attention_module, "_CPU_EAGER_MAX_KEYS", limit)
+def test_rows_without_keys_are_zero_with_finite_gradients():
     q, k, v = (x.requires_grad_() for x in heads())
     mask = torch.ones(2, 1, 5, 7, dtype=torch.bool)
     mask[0, :, 2] = False

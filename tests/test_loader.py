@@ -35,7 +35,9 @@ def test_augmentation_differs_by_epoch_and_sample_but_repeats(make_model, make_r
     assert torch.equal(noise(0, 1), noise(0, 1))
     assert not torch.equal(noise(0, 1), noise(1, 1))
     quiet = make_reader(make_model(), train=False)
-    assert torch.equal(quiet.read(Address("signs", 0, 1)).streams["left"]["values"], torch.tensor(quiet.dataset.rows[1]))
+    assert torch.equal(
+        quiet.read(Address("signs", 0, 1)).streams["left"]["values"], torch.tensor(quiet.dataset.rows[1])
+    )
 
 
 def test_no_global_random_state_moves(make_model, make_reader):
@@ -62,9 +64,14 @@ def test_isolated_rng_leaves_python_numpy_and_torch_as_they_were():
 
 def test_isolated_rng_restores_after_an_error():
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="inside"), isolated_rng(1):
-        torch.rand(3)
-        raise RuntimeError("inside")
+
+    def fail():
+        with isolated_rng(1):
+            torch.rand(3)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -77,7 +77,9 @@ def test_modules_run_in_one_order_whatever_the_task(make_model, make_reader):
     for reader in readers.values():
         seen: list[str] = []
         hooks = [
-            m.register_forward_hook(lambda *_, n=n: seen.append(n)) for n, m in model.named_modules() if n.count(".") < 3
+            module.register_forward_hook(lambda *_, name=name, seen=seen: seen.append(name))
+            for name, module in model.named_modules()
+            if name.count(".") < 3
         ]
         step(batch_of(reader, [1, 2]))
         for hook in hooks:

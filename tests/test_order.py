@@ -1,6 +1,7 @@
 """Data order: a pure function of the seed and the step."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -59,9 +60,9 @@ def test_seeds_differ_by_seed_epoch_task_and_sample():
     seeds = {
         sample_seed(0, address),
         sample_seed(1, address),
-        sample_seed(0, address._replace(epoch=1)),
-        sample_seed(0, address._replace(index=address.index + 1)),
-        sample_seed(0, address._replace(task="other")),
+        sample_seed(0, replace(address, epoch=1)),
+        sample_seed(0, replace(address, index=address.index + 1)),
+        sample_seed(0, replace(address, task="other")),
     }
     assert len(seeds) == 5
 

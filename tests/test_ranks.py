@@ -32,9 +32,7 @@ def launch(ranks: int, output: Path, *sets: str, recipe: str = "recipes/many_mod
         "--module", "metaformer", "train", recipe, *options,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (run,) = (output / Path(recipe).stem).iterdir()
     return run
@@ -69,5 +67,5 @@ def test_every_zero_stage_gives_the_losses_of_stage_0(zero_stage_0, tmp_path, ze
 
 
 def test_one_process_gives_the_losses_of_two(zero_stage_0, tmp_path):
-    run = launch(1, tmp_path, *SMALL, "engine.use=torch", "engine.micro_batch=4")
+    run = launch(1, tmp_path, *SMALL, "engine={use: torch, clip: 1.0, micro_batch: 4}")
     assert losses(run) == pytest.approx(losses(zero_stage_0), rel=1e-5)

@@ -15,7 +15,10 @@ MULTI, VALUES = Target("multilabel", 3), Target("values", 2)
 NAMES = ["cat", "dog", "eel"]
 
 
-@pytest.mark.parametrize(("value", "expected"), [("dog", 1), (2, 2), (np.int64(0), 0), (1.0, 1), (True, 1), (None, -100), ("", -100), (math.nan, -100)])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("dog", 1), (2, 2), (np.int64(0), 0), (1.0, 1), (True, 1), (None, -100), ("", -100), (math.nan, -100)],
+)
 def test_class(value, expected):
     assert encode_target("y", CLASS, value, NAMES).item() == expected
 

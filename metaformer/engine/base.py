@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +145,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> f
     return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set every group's rate to the schedule's value times its scale."""
-    for group in optimizer.param_groups:
+def set_lr(groups: Iterable[dict[str, Any]], lr: float) -> None:
+    """Set the rate of every optimizer group to the schedule's value times its scale."""
+    for group in groups:
         group["lr"] = lr * group["lr_scale"]

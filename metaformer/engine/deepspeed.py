@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,10 @@ class DeepSpeedEngine(Engine):
 
     def __init__(self, step: Step, recipe: Recipe, place: Place) -> None:
         super().__init__(step, recipe, place)
-        # Its log is a page per start; what matters is in our own record. Set before the import.
         os.environ.setdefault("DS_ACCELERATOR", place.device.type)
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        import deepspeed
-
+        with _without_compiler_noise():
+            import deepspeed
+        # Its log is a page per start; what matters is in our own record.
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         # Its shared-memory all-reduce is for inference, and building it needs a compiler and a minute.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -54,7 +54,7 @@ class DeepSpeedEngine(Engine):
             self.engine.step()
 
     def step(self, lr: float) -> float:
-        set_lr(self.optimizer, lr)
+        set_lr(self.optimizer.param_groups, lr)
         if self._zero == 0:
             # Without ZeRO, DeepSpeed clips but does not say what the norm was.
             trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -84,6 +84,22 @@ class DeepSpeedEngine(Engine):
             return
         with self._deepspeed.zero.GatheredParameters(list(self.model.parameters())):
             yield
+
+
+@contextmanager
+def _without_compiler_noise() -> Iterator[None]:
+    """On import DeepSpeed tries out which operators could be built, and the linker's failures go to the terminal of
+    people who did nothing wrong. Python's own errors come as exceptions and are not affected."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def deepspeed_config(recipe: Recipe, batching: Batching) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping
 from datetime import timedelta
 
 import torch
 from torch import distributed
+from torch._C._distributed_c10d import HashStore
 
 from metaformer.engine.base import Place
 from metaformer.errors import UsageError
@@ -28,7 +30,7 @@ def read_ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
 
 
 def find_place(threads: int | None = None, timeout: float = 1800.0) -> Place:
-    """Join the process group (once per process) and choose the device."""
+    """Join the process group, once per process and until it ends, and choose the device."""
     rank, world, local = read_ranks(os.environ)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -37,12 +39,14 @@ def find_place(threads: int | None = None, timeout: float = 1800.0) -> Place:
     if cuda:
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
+        # Not left before the process ends: DeepSpeed keeps handles of its groups, also between two runs.
+        atexit.register(leave_place)
         # DeepSpeed looks for these even when the group exists already.
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local))
         backend = "nccl" if cuda else "gloo"
         if world == 1:
             # No sockets for a single process: a store in memory is enough.
-            distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+            distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         else:
             if "MASTER_ADDR" not in os.environ:
                 raise UsageError(

@@ -39,7 +39,7 @@ class TorchEngine(Engine):
                 distributed.all_reduce(grad)
                 p.grad = grad.div_(self.place.world)
         norm = clip_gradients(self.trained, self.clip)
-        set_lr(self.optimizer, lr)
+        set_lr(self.optimizer.param_groups, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm

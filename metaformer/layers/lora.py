@@ -28,9 +28,8 @@ class LoraLinear(nn.Linear):
         nn.Module.__init__(out)
         out.in_features, out.out_features = linear.in_features, linear.out_features
         out.weight, out.bias = linear.weight, linear.bias
-        like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-        out.lora_a = nn.Parameter(torch.empty(rank, linear.in_features, **like))
-        out.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
+        out.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
+        out.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         if not linear.weight.is_meta:
             nn.init.kaiming_uniform_(out.lora_a, a=math.sqrt(5))
         out.scaling = alpha / rank

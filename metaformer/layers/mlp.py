@@ -14,7 +14,7 @@ Activation = Literal["gelu", "quick_gelu", "relu", "relu2", "swiglu"]
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x·σ(1.702 x), as in OpenAI's CLIP weights."""
+    """x · sigmoid(1.702 x), as in OpenAI's CLIP weights."""
     return x * torch.sigmoid(1.702 * x)
 
 

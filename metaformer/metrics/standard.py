@@ -5,16 +5,17 @@ Source: torchmetrics; ours only choose the right form for what the head predicts
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-import torchmetrics
 from pydantic import Field
 from torch import Tensor
-from torchmetrics import classification
 
 from metaformer.base import Head, Metric
 from metaformer.types import Target
+
+if TYPE_CHECKING:
+    import torchmetrics
 
 _MISSING = -1
 """Stands for a missing entry of a multilabel target: torchmetrics wants an integer."""
@@ -44,6 +45,14 @@ def _multilabel(target: Target) -> bool:
     return target.kind == "multilabel"
 
 
+def _torchmetrics(name: str, *arguments: Any, **settings: Any) -> Any:
+    """A metric of torchmetrics, whose import takes seconds: only where a metric is really computed."""
+    import torchmetrics
+
+    owner = torchmetrics.classification if name.startswith("Multi") else torchmetrics
+    return getattr(owner, name)(*arguments, **settings)
+
+
 class Accuracy(TorchMetric):
     """Share of right answers, 0 to 1: `top_k` counts a class as right if it is among the k likeliest;
     multilabel counts every label, at probability 0.5."""
@@ -59,11 +68,9 @@ class Accuracy(TorchMetric):
         average: Literal["micro", "macro"] = "micro",
     ) -> None:
         if _multilabel(target):
-            inner: torchmetrics.Metric = classification.MultilabelAccuracy(
-                head.size, average=average, ignore_index=_MISSING
-            )
+            inner = _torchmetrics("MultilabelAccuracy", head.size, average=average, ignore_index=_MISSING)
         else:
-            inner = classification.MulticlassAccuracy(head.size, top_k=min(top_k, head.size), average=average)
+            inner = _torchmetrics("MulticlassAccuracy", head.size, top_k=min(top_k, head.size), average=average)
         super().__init__(inner, _multilabel(target))
 
 
@@ -74,11 +81,9 @@ class F1(TorchMetric):
 
     def __init__(self, head: Head, target: Target, *, average: Literal["micro", "macro"] = "macro") -> None:
         if _multilabel(target):
-            inner: torchmetrics.Metric = classification.MultilabelF1Score(
-                head.size, average=average, ignore_index=_MISSING
-            )
+            inner = _torchmetrics("MultilabelF1Score", head.size, average=average, ignore_index=_MISSING)
         else:
-            inner = classification.MulticlassF1Score(head.size, average=average)
+            inner = _torchmetrics("MulticlassF1Score", head.size, average=average)
         super().__init__(inner, _multilabel(target))
 
 
@@ -89,9 +94,9 @@ class AUROC(TorchMetric):
 
     def __init__(self, head: Head, target: Target) -> None:
         if _multilabel(target):
-            inner: torchmetrics.Metric = classification.MultilabelAUROC(head.size, ignore_index=_MISSING)
+            inner = _torchmetrics("MultilabelAUROC", head.size, ignore_index=_MISSING)
         else:
-            inner = classification.MulticlassAUROC(head.size)
+            inner = _torchmetrics("MulticlassAUROC", head.size)
         super().__init__(inner, _multilabel(target))
 
 
@@ -109,7 +114,7 @@ class MAE(_Regression):
     higher_is_better: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        super().__init__(torchmetrics.MeanAbsoluteError())
+        super().__init__(_torchmetrics("MeanAbsoluteError"))
 
 
 class RMSE(_Regression):
@@ -118,7 +123,7 @@ class RMSE(_Regression):
     higher_is_better: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        super().__init__(torchmetrics.MeanSquaredError(squared=False))
+        super().__init__(_torchmetrics("MeanSquaredError", squared=False))
 
 
 class R2(_Regression):
@@ -127,14 +132,16 @@ class R2(_Regression):
     higher_is_better: ClassVar[bool] = True
 
     def __init__(self, head: Head) -> None:
-        super().__init__(torchmetrics.R2Score())
+        super().__init__(_torchmetrics("R2Score"))
         self.outputs = head.size
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         # torchmetrics wants a vector for one output and a matrix for several.
-        squeeze = (lambda t: t.squeeze(1)) if self.outputs == 1 else (lambda t: t)
         whole = ~target.isnan().any(dim=1)
-        TorchMetric.update(self, squeeze(prediction[whole].float()), squeeze(target[whole].float()))
+        prediction, target = prediction[whole].float(), target[whole].float()
+        if self.outputs == 1:
+            prediction, target = prediction.squeeze(1), target.squeeze(1)
+        TorchMetric.update(self, prediction, target)
 
 
 def counting_rows(target: Target, values: Tensor, present: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-
 LOG_WIDTH = 120
 """Columns of tables in logs, where no terminal says."""
 

@@ -87,6 +87,9 @@ def looked_in(path: str, base: Path | None) -> str:
 def run_files(address: str, base: Path | None) -> tuple[Path, ...]:
     """Weight files of a run directory, or of one checkpoint folder in it: the trained, then the frozen."""
     root = locate(address, base)
+    if root.is_dir() and not (root / "checkpoints").exists():
+        # The folder of a recipe's runs stands for the newest of them, as everywhere.
+        root = max((p.parent for p in root.glob("*/checkpoints")), default=root)
     if (root / "model.safetensors").is_file():
         checkpoint, run = root, root.resolve().parent.parent
     else:

@@ -1,0 +1,145 @@
+"""Conformance of data sets: the same samples in every worker, every time, under names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaformer.base import Dataset
+from metaformer.data.loader import isolated_rng
+from metaformer.testing.check import (
+    Check,
+    Use,
+    checks_of,
+    component,
+    moved_generators,
+    offline,
+    require,
+    round_trip,
+    same,
+)
+
+
+def dataset_checks(make: Callable[[], Dataset] | Use, *, limit: int = 16) -> Iterator[Check]:
+    """Named checks of a data set: of `(name, knobs)` as a recipe has them, or of a function that opens one.
+
+    At most `limit` samples, spread over all, are read.
+    """
+    kit = _Kit(make if callable(make) else lambda: component("dataset", make, {}), limit)
+    return checks_of(
+        [
+            kit.length,
+            kit.samples,
+            kit.stable_samples,
+            kit.random_state,
+            kit.pickle,
+            kit.fingerprint,
+            kit.sample_ids,
+            kit.classes,
+            kit.root,
+            kit.offline,
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Kit:
+    make: Callable[[], Dataset]
+    limit: int
+
+    def spread(self, dataset: Dataset) -> list[int]:
+        """Indices over the whole set, the first and the last among them."""
+        last, count = len(dataset) - 1, min(self.limit, len(dataset))
+        return sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+
+    def length(self) -> None:
+        """There are samples."""
+        size = len(self.make())
+        require(size > 0, "it has no samples")
+
+    def samples(self) -> None:
+        """Samples are mappings from names to values, and bring something."""
+        dataset = self.make()
+        for i in self.spread(dataset):
+            sample = dataset[i]
+            named = isinstance(sample, dict) and all(isinstance(key, str) for key in sample)
+            require(named, f"sample {i} is a {type(sample).__name__}, not a dict by names of streams and targets")
+            require(any(value is not None for value in sample.values()), f"sample {i} holds no value at all")
+
+    def stable_samples(self) -> None:
+        """A sample is the same every time, in any order, in any instance, whatever the random state."""
+        first, second = self.make(), self.make()
+        places = self.spread(first)
+        with isolated_rng(1):
+            forth = {i: first[i] for i in places}
+        with isolated_rng(2):
+            back = {i: first[i] for i in reversed(places)}
+            other = {i: second[i] for i in places}
+        for i in places:
+            require(same(forth[i], back[i]), f"sample {i} is another when it is read again in another order")
+            require(same(forth[i], other[i]), f"sample {i} is another in a second instance")
+
+    def random_state(self) -> None:
+        """Opening and reading draw from no global random generator."""
+        moved = moved_generators(lambda: [dataset[i] for dataset in [self.make()] for i in self.spread(dataset)])
+        require(not moved, f"it moves the global random state of {', '.join(moved)}: use a generator of its own")
+
+    def pickle(self) -> None:
+        """It goes to data workers and gives the same samples there."""
+        dataset = self.make()
+        places = self.spread(dataset)
+        dataset[places[0]]  # files that are opened at the first sample must not travel
+        try:
+            copy = round_trip(dataset)
+        except Exception as error:
+            raise AssertionError(f"it cannot be pickled, as data workers need: {error}") from error
+        require(len(copy) == len(dataset), f"a pickled copy has {len(copy)} samples instead of {len(dataset)}")
+        for i in places:
+            require(same(copy[i], dataset[i]), f"sample {i} is another in a pickled copy")
+
+    def fingerprint(self) -> None:
+        """The fingerprint says the same of the same data every time."""
+        first, second = self.make(), self.make()
+        before = first.fingerprint()
+        require(isinstance(before, str) and bool(before), f"`fingerprint` gives {before!r}, not a text")
+        for i in self.spread(first):
+            first[i]
+        require(first.fingerprint() == before, "`fingerprint` changes when samples are read")
+        require(second.fingerprint() == before, "`fingerprint` is another in a second instance: addresses? times?")
+
+    def sample_ids(self) -> None:
+        """Every sample has a name of its own, which stays."""
+        first, second = self.make(), self.make()
+        names = [first.sample_id(i) for i in range(len(first))]
+        require(all(isinstance(name, str) and name for name in names), "some `sample_id` is not a text, or empty")
+        seen: dict[str, int] = {}
+        for i, name in enumerate(names):
+            require(name not in seen, f"samples {seen.get(name)} and {i} have the same id {name!r}")
+            seen[name] = i
+        stay = all(second.sample_id(i) == names[i] for i in self.spread(first))
+        require(stay, "`sample_id` gives other names in a second instance")
+
+    def classes(self) -> None:
+        """Where it knows the classes of a target, each sample's is one of them, by name or index."""
+        dataset = self.make()
+        places = self.spread(dataset)
+        for target, names in dataset.classes.items():
+            require(len(set(names)) == len(names), f"a class of {target!r} is listed twice")
+            for i in places:
+                value = dataset[i].get(target)
+                for one in value if isinstance(value, list | tuple) else [value]:
+                    known = one is None or one in names or (not isinstance(one, str) and 0 <= int(one) < len(names))
+                    require(known, f"sample {i} has {target} {one!r}, which is none of its classes")
+
+    def root(self) -> None:
+        """`root`, where file names are looked up, is a folder or None."""
+        root = self.make().root
+        require(root is None or (isinstance(root, Path) and root.is_dir()), f"`root` is {root!r}, which is no folder")
+
+    def offline(self) -> None:
+        """Once the files are there, neither opening nor reading uses the network."""
+        with offline():
+            dataset = self.make()
+            for i in self.spread(dataset):
+                dataset[i]

@@ -1,0 +1,90 @@
+"""Checks that hold for every component with weights: a tokenizer, an encoder, a head, an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from metaformer.data.loader import isolated_rng
+from metaformer.testing.check import require, require_close, same
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, those that are not saved included."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in tensors}
+
+
+def changed(before: Mapping[str, Tensor], module: nn.Module) -> list[str]:
+    """Names of the tensors that are not bitwise what they were."""
+    after = snapshot(module)
+    return [name for name in before.keys() | after.keys() if not same(before.get(name), after.get(name))]
+
+
+def require_no_empty(module: nn.Module) -> None:
+    """ZeRO-3 cannot partition a parameter without elements."""
+    empty = [name for name, p in module.named_parameters() if p.numel() == 0]
+    require(not empty, f"parameters without elements, which ZeRO-3 cannot partition: {', '.join(empty)}; use None")
+
+
+def require_seeded(make: Callable[[], nn.Module]) -> None:
+    """Equal seeds give equal initial weights, and construction draws from torch's global generator alone."""
+    with isolated_rng(1):
+        first = snapshot(make())
+    with isolated_rng(1):
+        moved = changed(first, make())
+    require(not moved, f"two constructions from one seed differ in: {', '.join(sorted(moved))}")
+
+
+def require_still(module: nn.Module, act: Callable[[], Iterable[Tensor]]) -> None:
+    """In eval mode: nothing changes in the module, no global generator decides, and the results repeat."""
+    module.eval()
+    before = snapshot(module)
+    with torch.no_grad():
+        with isolated_rng(1):
+            first = [tensor.clone() for tensor in act()]
+        moved = changed(before, module)
+        require(not moved, f"a forward pass in eval mode changes: {', '.join(sorted(moved))}")
+        with isolated_rng(2):
+            second = list(act())
+    for one, other in zip(first, second, strict=True):
+        require(same(one, other), "two forward passes in eval mode differ: something is drawn, or kept between passes")
+
+
+def require_reach(module: nn.Module, loss: Tensor, hint: str) -> None:
+    """Every trainable parameter gets a gradient, finite and not zero throughout."""
+    module.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    broken = [name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
+    require(not broken, f"the gradient is not finite in: {', '.join(broken)}")
+    idle = [name for name, p in named if p.grad is None or not p.grad.any()]
+    require(not idle, f"no gradient reaches: {', '.join(idle)}; {hint}")
+
+
+def require_finite_gradients(module: nn.Module, loss: Tensor, subject: str) -> None:
+    """Zero times a loss must be zero for every gradient, which one NaN spoils."""
+    module.zero_grad()
+    (0.0 * loss).backward()  # type: ignore[no-untyped-call]
+    broken = [name for name, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    require(not broken, f"{subject} gives gradients that are not finite in: {', '.join(broken)}")
+
+
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """`source`'s weights into `target`, by name, strictly."""
+    target.load_state_dict({name: tensor.clone() for name, tensor in source.state_dict().items()}, strict=True)
+
+
+def require_round_trip(first: Iterable[Tensor], second: Iterable[Tensor]) -> None:
+    """What two components of equal weights say is equal."""
+    for one, other in zip(first, second, strict=True):
+        defect = "a copy with the same state dict answers differently: something is kept outside of it"
+        require_close(other, one, defect, 0.0)
+
+
+def probe(x: Tensor) -> Tensor:
+    """A scalar that every entry of `x` moves, each with its own weight (a plain sum is blind behind a norm)."""
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(3)).to(x.device)
+    return (x.float() * weights).sum()

@@ -1,0 +1,259 @@
+"""Conformance of objectives: losses are means over what counts, and every batch runs the same modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from metaformer.base import Head, Objective, Preprocess, Tokenizer, pad_stack
+from metaformer.data.target import missing, stack_targets
+from metaformer.model import MetaFormer, Route
+from metaformer.testing import module as modules
+from metaformer.testing.check import Check, Use, checks_of, component, require, require_close
+from metaformer.types import IGNORE, Batch, Raw, Target, TokenBatch
+
+DIM = 16
+LENGTHS = (5, 3, 2, 4)
+"""Tokens of the samples of a batch."""
+
+Make = Callable[[Mapping[str, Head], Mapping[str, int]], Objective]
+"""From the heads by name and the widths by stream to an objective."""
+
+
+def objective_checks(
+    make: Make | Use, heads: Mapping[str, Callable[[int], Head] | Use], *, streams: Sequence[str] = ("left",)
+) -> Iterator[Check]:
+    """Named checks of an objective: of `(name, knobs)` as a recipe has them, or of a function of heads and widths.
+
+    `heads` are what its knobs name, each as `(name, knobs)` or a function of the width; they read the first of
+    `streams` unless they set `reads`. Batches of random tokens and random targets are made of what it declares.
+    """
+    factory: Make = (
+        make
+        if callable(make)
+        else lambda built, widths: component("objective", make, {"task": "kit", "heads": built, "widths": widths})
+    )
+    kit = _Kit(factory, dict(heads), tuple(streams))
+    return checks_of(
+        [
+            kit.declarations,
+            kit.losses,
+            kit.blank_batch,
+            kit.same_modules,
+            kit.absent_rows,
+            kit.batch_order,
+            kit.eval_mode,
+            kit.gradient_reach,
+            kit.heads_stay_outside,
+            kit.bf16_autocast,
+            kit.empty_parameters,
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Kit:
+    make: Make
+    heads: Mapping[str, Callable[[int], Head] | Use]
+    streams: tuple[str, ...]
+
+    def world(self) -> tuple[MetaFormer, Objective]:
+        """A small model, and the objective inside it."""
+        heads = {name: self._head(use) for name, use in self.heads.items()}
+        tokenizers = {name: _Vectors() for name in self.streams}
+        routes = {name: Route((name,), None) for name in self.streams}
+        model = MetaFormer(tokenizers, {}, routes, {}, {}, heads)
+        objective = self.make(heads, dict.fromkeys(self.streams, DIM))
+        model.add_objectives("kit", [objective])
+        return model.eval(), objective
+
+    def _head(self, use: Callable[[int], Head] | Use) -> Head:
+        head: Head = use(DIM) if callable(use) else component("head", use, {"dim": DIM})
+        head.reads = head.reads or self.streams[0]
+        return head
+
+    def batch(self, objective: Objective) -> Batch:
+        """Samples of several lengths, one of which lacks its targets."""
+        draw = torch.Generator().manual_seed(7)
+        targets = {key: _random_targets(target, draw) for key, target in objective.targets.items()}
+        streams = {name: _random_stream(draw) for name in self.streams}
+        present = {name: torch.ones(len(LENGTHS), dtype=torch.bool) for name in self.streams}
+        return Batch("kit", streams, present, targets, [str(i) for i in range(len(LENGTHS))])
+
+    def blank(self, objective: Objective) -> Batch:
+        """What other ranks' tasks run on: one sample that lacks everything."""
+        mask = torch.ones(1, 1, dtype=torch.bool)
+        raw = {"values": torch.zeros(1, 1, DIM), "mask": mask}
+        targets = {key: stack_targets(target, [missing(target)]) for key, target in objective.targets.items()}
+        absent = {name: torch.zeros(1, dtype=torch.bool) for name in self.streams}
+        return Batch("kit", {name: dict(raw) for name in self.streams}, absent, targets, [""])
+
+    def declarations(self) -> None:
+        """It says which heads and streams it reads, and which targets it needs in which form."""
+        model, objective = self.world()
+        unknown = sorted({*objective.uses} - {*model.heads, *self.streams})
+        require(bool(objective.uses), "`uses` is empty: name the heads and streams that it reads")
+        require(not unknown, f"`uses` names {', '.join(unknown)}, which are neither heads nor streams")
+        wrong = [key for key, target in objective.targets.items() if not isinstance(target, Target)]
+        require(not wrong, f"`targets` of {', '.join(wrong)} are no metaformer.types.Target")
+
+    def losses(self) -> None:
+        """Named scalars, finite."""
+        model, objective = self.world()
+        losses = objective(model, self.batch(objective))
+        require(isinstance(losses, dict) and bool(losses), f"it returns {type(losses).__name__}, not named losses")
+        for name, loss in losses.items():
+            require(loss.ndim == 0, f"the loss {name!r} has shape {list(loss.shape)}, not that of a number")
+            require(bool(torch.isfinite(loss)), f"the loss {name!r} of a good batch is {float(loss)}")
+
+    def blank_batch(self) -> None:
+        """A batch in which nothing counts gives a finite zero that is still connected to the parameters."""
+        model, objective = self.world()
+        for name, loss in objective(model, self.blank(objective)).items():
+            value = float(loss.detach())
+            require(value == 0, f"the loss {name!r} of a batch in which nothing counts is {value}, not 0")
+            connected = "is cut off from the parameters: ranks that wait for their gradients would hang"
+            require(loss.requires_grad, f"the loss {name!r} of a batch in which nothing counts {connected}")
+        loss = _total(objective(model, self.blank(objective)))
+        modules.require_finite_gradients(model, loss, "a batch in which nothing counts")
+
+    def same_modules(self) -> None:
+        """A blank batch runs the same modules in the same order as a full one."""
+        model, objective = self.world()
+        calls: list[str] = []
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+        objective(model, self.batch(objective))
+        full = list(calls)
+        calls.clear()
+        objective(model, self.blank(objective))
+        lacking = sorted(set(full) ^ set(calls))
+        difference = f" ({', '.join(lacking)})" if lacking else ""
+        require(full == calls, f"a blank batch runs other modules than a full one{difference}: ranks would hang")
+
+    def absent_rows(self) -> None:
+        """Samples without stream and targets change no loss: each is a mean over what counts."""
+        model, objective = self.world()
+        batch = self.batch(objective)
+        expected = objective(model, batch)
+        found = objective(model, _with_blanks(batch, self.blank(objective)))
+        for name, loss in expected.items():
+            require_close(found[name], loss, f"the loss {name!r} changes with samples that lack everything")
+
+    def batch_order(self) -> None:
+        """The order of the samples does not matter."""
+        model, objective = self.world()
+        batch = self.batch(objective)
+        expected, found = objective(model, batch), objective(model, _reversed(batch))
+        for name, loss in expected.items():
+            require_close(found[name], loss, f"the loss {name!r} depends on the order of the samples")
+
+    def eval_mode(self) -> None:
+        """Evaluation repeats itself and changes neither weights nor buffers."""
+        model, objective = self.world()
+        modules.require_still(model, lambda: list(objective(model, self.batch(objective)).values()))
+
+    def gradient_reach(self) -> None:
+        """Its own parameters learn, and so do the heads and streams that it says it uses."""
+        model, objective = self.world()
+        model.train()
+        for name in model.heads:
+            model.heads[name].requires_grad_(name in objective.uses)
+        used = set().union(*(model.sources(name) for name in objective.uses))
+        for name in model.tokenizers:
+            model.tokenizers[name].requires_grad_(name in used)
+        loss = _total(objective(model, self.batch(objective)))
+        modules.require_reach(model, loss, "it does not use what `uses` says, or has parameters for nothing")
+
+    def heads_stay_outside(self) -> None:
+        """The heads belong to the model: an objective that keeps them registers them twice."""
+        model, objective = self.world()
+        mine = {id(p) for p in objective.parameters()}
+        twice = [name for name, p in model.heads.named_parameters() if id(p) in mine]
+        require(not twice, f"it keeps heads as its own modules, which registers twice: {', '.join(twice)}")
+
+    def bf16_autocast(self) -> None:
+        """Under bf16 autocast losses are finite."""
+        model, objective = self.world()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = _total(objective(model, self.batch(objective)))
+        require(bool(torch.isfinite(loss)), f"the loss under bf16 autocast is {float(loss)}")
+
+    def empty_parameters(self) -> None:
+        """No parameter is without elements."""
+        modules.require_no_empty(self.world()[1])
+
+
+class _NoPreprocess(Preprocess):
+    """Batches are made directly."""
+
+    def __call__(self, value: Tensor, train: bool) -> Raw:
+        return {"values": value, "mask": torch.ones(len(value), dtype=torch.bool)}
+
+    def blank(self) -> Raw:
+        return self(torch.zeros(1, DIM), False)
+
+
+class _Vectors(Tokenizer):
+    """Vectors of width DIM, one token each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocess, self.modality = _NoPreprocess(), "kit"
+        self.linear = nn.Linear(DIM, DIM)
+
+    def forward(self, raw: Raw) -> TokenBatch:
+        return TokenBatch(self.linear(raw["values"]), raw["mask"], self.modality)
+
+
+def _random_stream(draw: torch.Generator) -> Raw:
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    return {"values": torch.randn(*mask.shape, DIM, generator=draw) * mask[:, :, None], "mask": mask}
+
+
+def _random_targets(target: Target, draw: torch.Generator) -> Tensor:
+    """Of LENGTHS samples; the last has none."""
+    rows: list[Tensor] = []
+    for length in LENGTHS[:-1]:
+        if target.kind == "class":
+            rows.append(torch.randint(target.size, (), generator=draw))
+        elif target.kind == "classes":
+            rows.append(torch.randint(target.size, (length,), generator=draw))
+        elif target.kind == "multilabel":
+            rows.append(torch.randint(2, (target.size,), generator=draw).float())
+        else:
+            rows.append(torch.randn(target.size, generator=draw))
+    return stack_targets(target, [*rows, missing(target)])
+
+
+def _with_blanks(batch: Batch, blank: Batch) -> Batch:
+    """The batch with two samples more that lack everything."""
+    streams = {
+        name: {key: pad_stack([*tensor, *blank.streams[name][key].expand(2, *[-1] * (tensor.ndim - 1))])
+               for key, tensor in raw.items()}
+        for name, raw in batch.streams.items()
+    }  # fmt: skip
+    present = {name: torch.cat([there, there.new_zeros(2)]) for name, there in batch.present.items()}
+    targets = {
+        key: pad_stack([*tensor, *blank.targets[key].expand(2, *[-1] * (tensor.ndim - 1))], _filler(tensor))
+        for key, tensor in batch.targets.items()
+    }
+    return replace(batch, streams=streams, present=present, targets=targets, ids=[*batch.ids, "", ""], memo={})
+
+
+def _filler(targets: Tensor) -> float:
+    return torch.nan if targets.is_floating_point() else IGNORE
+
+
+def _reversed(batch: Batch) -> Batch:
+    streams = {name: {key: tensor.flip(0) for key, tensor in raw.items()} for name, raw in batch.streams.items()}
+    present = {name: there.flip(0) for name, there in batch.present.items()}
+    targets = {key: tensor.flip(0) for key, tensor in batch.targets.items()}
+    return replace(batch, streams=streams, present=present, targets=targets, ids=batch.ids[::-1], memo={})
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([*losses.values()]).sum()
