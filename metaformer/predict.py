@@ -85,14 +85,17 @@ class LoadedRun:
     def _batches(self, samples: Sequence[Sample], size: int, root: Path | None) -> Iterator[Batch]:
         for start in range(0, len(samples), size):
             chunk = samples[start : start + size]
-            given = [stream for stream in self.streams if any(s.get(stream) is not None for s in chunk)]
+            given = {stream for stream in self.streams if any(s.get(stream) is not None for s in chunk)}
             if not given:
                 raise DataError(
                     f"a sample with any of the streams {', '.join(self.streams)}",
                     f"{', '.join(chunk[0]) or 'nothing'}",
                     "name the stream: predict(image=...), or --input image=FILE",
                 )
-            preprocess = {s: cast(Tokenizer, self.model.tokenizers[s]).preprocess for s in given}
+            # Streams that are read together with a given one are missing values; others are not asked about.
+            readers = [*self.model.heads, *self.model.routes]
+            read = set().union(*(both for name in readers if (both := self.model.sources(name)) & given))
+            preprocess = {s: cast(Tokenizer, self.model.tokenizers[s]).preprocess for s in self.streams if s in read}
             reader = Reader("predict", _Samples(chunk, root), preprocess, {}, {}, train=False)
             items = [reader.read(Address("predict", 0, i)) for i in range(len(chunk))]
             _raise_first(items)

@@ -1,5 +1,10 @@
 """Every component of the core and of the four plugins against the conformance kit; each check is a test of its own."""
 
+import io
+import subprocess
+import sys
+import tarfile
+
 import numpy as np
 import pytest
 import torch
@@ -20,11 +25,15 @@ from metaformer.testing import (
 from metaformer.types import Target
 
 RNG = np.random.default_rng(0)
+DRAWS = ("random_state", "preprocess_random_state")
+"""Checks that need a process without the run-time type checks of the root's conftest.py: beartype itself draws from
+python's `random`."""
 
 
 def named(cases):
     """One test per case and check."""
-    return [pytest.param(check, id=f"{case}-{check}") for case, checks in cases.items() for check in checks]
+    pairs = [(case, check) for case, checks in cases.items() for check in checks]
+    return [pytest.param(check, id=f"{case}-{check}") for case, check in pairs if check.name not in DRAWS]
 
 
 # Tokenizers.
@@ -59,7 +68,7 @@ TOKENIZERS = {
     ),
     "text/no-class": ("text", {"class_token": False, "end_token": True, "positions": "none"}, TEXTS[1:], NO_TEXTS),
     "tabular": ("tabular", {**TABLE, "cell_dropout": 0.3}, ROWS, NO_ROWS),
-    "tabular/quantile": ("tabular", {"numeric": ("a", "b"), "scaling": "quantile"}, ROWS, NO_ROWS),
+    "tabular/quantile": ("tabular", {"numeric": ("a", "b"), "scaling": "quantile"}, ROWS, [[1, 2, 3]]),
     "tabular/categories": ("tabular", {"categorical": {"c": ("red", "blue")}, "class_token": False}, ROWS, [{"a": 1}]),
     "timeseries": ("timeseries", {**CURVES, "patch_length": 4}, SERIES, NO_SERIES),
     "timeseries/overlap": (
@@ -77,10 +86,11 @@ TOKENIZERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "check",
-    named({k: tokenizer_checks((use, knobs), good, bad=bad) for k, (use, knobs, good, bad) in TOKENIZERS.items()}),
-)
+def checked_tokenizers():
+    return {k: tokenizer_checks((use, knobs), good, bad=bad) for k, (use, knobs, good, bad) in TOKENIZERS.items()}
+
+
+@pytest.mark.parametrize("check", named(checked_tokenizers()))
 def test_tokenizer(check):
     check.run()
 
@@ -215,7 +225,7 @@ def test_metric(check):
     check.run()
 
 
-# Data sets: those that need no file here, those of files on a small one of their kind.
+# Data sets: those that come with a package, and then those of files, each on a small one of its kind.
 
 DATASETS = {
     "digits": ("digits", {"split": "valid"}),
@@ -229,6 +239,84 @@ DATASETS = {
 }
 
 
-@pytest.mark.parametrize("check", named({case: dataset_checks(use, limit=5) for case, use in DATASETS.items()}))
+def checked_datasets():
+    return {case: dataset_checks(use, limit=5) for case, use in DATASETS.items()}
+
+
+@pytest.mark.parametrize("check", named(checked_datasets()))
 def test_dataset(check):
     check.run()
+
+
+FILES = ("manifest", "imagefolder", "webdataset", "huggingface", "ts_file")
+TS = """@problemName small
+@univariate true
+@equalLength true
+@seriesLength 3
+@classLabel true up down
+@data
+1,2,3:up
+3,2,1:down
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Knobs of a data set of each kind of file."""
+    root = tmp_path_factory.mktemp("files")
+    for name in ("cat", "dog"):
+        (root / "classes" / name).mkdir(parents=True)
+        (root / "classes" / name / "one.png").write_bytes(b"any bytes")
+    (root / "table").mkdir()
+    (root / "table" / "train.csv").write_text("text,label,size\nsome words,cat,1.5\nothers,dog,\n")
+    (root / "small.ts").write_text(TS)
+    with tarfile.open(root / "shard.tar", "w") as tar:
+        for name, content in {"a.txt": b"one", "a.cls": b"0", "b.txt": b"two", "b.cls": b"1"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return {
+        "manifest": {"path": str(root / "table" / "train.csv")},
+        "imagefolder": {"root": str(root / "classes")},
+        "webdataset": {"shards": "shard.tar", "root": str(root)},
+        "huggingface": {"path": str(root / "table"), "split": "train", "cache": str(root / "cache")},
+        "ts_file": {"path": str(root / "small.ts")},
+    }
+
+
+@pytest.mark.parametrize("name", [check.name for check in dataset_checks(("any", {})) if check.name not in DRAWS])
+@pytest.mark.parametrize("kind", FILES)
+def test_dataset_of_files(files, kind, name):
+    checks = {check.name: check for check in dataset_checks((kind, files[kind]))}
+    checks[name].run()
+
+
+def test_no_component_is_forgotten():
+    ours = [r for r in registry().components() if r.distribution.startswith("metaformer")]
+    cases = {
+        "tokenizer": {use for use, *_ in TOKENIZERS.values()},
+        "encoder": {case.partition("/")[0] for case in ENCODERS},
+        "head": {use for use, _ in HEADS.values()},
+        "objective": {use for (use, _), _ in OBJECTIVES.values()},
+        "metric": {use for use, *_ in METRICS.values()},
+        "dataset": {*(use for use, _ in DATASETS.values()), *FILES},
+    }
+    assert {(r.kind, r.component.name) for r in ours} <= {(kind, use) for kind, uses in cases.items() for use in uses}
+
+
+def run_draws():
+    """Run the checks that `named` leaves out, and say what fails."""
+    for case, checks in {**checked_tokenizers(), **checked_datasets()}.items():
+        for check in checks:
+            if check.name in DRAWS:
+                try:
+                    check.run()
+                except AssertionError as error:
+                    print(f"{case}: {error}")
+    print("all run")
+
+
+def test_nothing_moves_the_global_random_state():
+    code = "import runpy, sys; runpy.run_path(sys.argv[1])['run_draws']()"
+    done = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True, check=False)
+    assert done.stdout == "all run\n", done.stdout + done.stderr

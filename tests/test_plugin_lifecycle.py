@@ -7,15 +7,11 @@ and touches nothing here. Broken plugins are installed beside it and must change
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
-import sysconfig
-import venv
-from pathlib import Path
 
 import pytest
+
+from tests.stranger import Environment
 
 PROJECT = """\
 [build-system]
@@ -142,52 +138,15 @@ BROKEN = {
 }
 
 
-class Environment:
-    """A virtual environment, and a folder in it to work in."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.work = folder / "work"
-        self.work.mkdir(parents=True)
-        venv.create(folder / "venv", with_pip=False, symlinks=True)
-        self.python = folder / "venv" / "bin" / "python"
-        site = self.ask("import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-        # addsitedir, because .pth files of the outer environment (editable installs) must count as well.
-        outer = sysconfig.get_path("purelib")
-        Path(site, "outer.pth").write_text(f"import site; site.addsitedir({outer!r})\n")
-
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [str(self.python), "-m", *arguments]
-        done = subprocess.run(command, cwd=self.work, env=env, capture_output=True, text=True)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    def ask(self, program: str) -> str:
-        return subprocess.run([str(self.python), "-c", program], capture_output=True, text=True, check=True).stdout
-
-    def metaformer(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        return self.run("metaformer", *arguments, code=code)
-
-    def plugins(self) -> dict[str, list[dict[str, str]]]:
-        return json.loads(self.metaformer("plugins", "--json").stdout)
-
-    def install(self, name: str, version: str, hooks: str, parts: str | None = None) -> None:
-        """Build a wheel of a project written here, and install it from the wheel."""
-        module, project = name.replace("-", "_"), self.folder / "source" / name
-        (project / module).mkdir(parents=True)
-        (project / "pyproject.toml").write_text(PROJECT.format(name=name, module=module, version=version))
-        (project / module / "__init__.py").write_text(hooks)
-        if parts is not None:
-            (project / module / "parts.py").write_text(parts)
-        wheels = self.folder / "wheels" / name
-        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
-        subprocess.run(build, cwd=project, check=True, capture_output=True)
-        (wheel,) = wheels.glob("*.whl")
-        self.run("pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel))
-
-    def uninstall(self, name: str) -> None:
-        self.run("pip", "uninstall", "--quiet", "--yes", name)
+def install(environment, name, version, hooks, parts=None):
+    """Write a plugin's project outside the repository, and install it."""
+    module, project = name.replace("-", "_"), environment.folder / "source" / name
+    (project / module).mkdir(parents=True)
+    (project / "pyproject.toml").write_text(PROJECT.format(name=name, module=module, version=version))
+    (project / module / "__init__.py").write_text(hooks)
+    if parts is not None:
+        (project / module / "parts.py").write_text(parts)
+    environment.install(project)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +169,7 @@ def test_before_it_is_installed_the_recipe_names_what_to_install(environment):
 
 @pytest.fixture(scope="module")
 def smelling(environment):
-    environment.install("metaformer-plugin-smell", "0.4", HOOKS, PARTS)
+    install(environment, "metaformer-plugin-smell", "0.4", HOOKS, PARTS)
     return environment
 
 
@@ -261,7 +220,7 @@ def exact(records):
 def test_broken_ones_beside_it_change_nothing_else(smelling, trained):
     before = smelling.plugins()
     for name, (code, _) in BROKEN.items():
-        smelling.install(f"h1-broken-{name}", "0.9", code)
+        install(smelling, f"h1-broken-{name}", "0.9", code)
     after = smelling.plugins()
     assert after["components"] == before["components"]
     assert after["plugins"] == before["plugins"]

@@ -107,7 +107,7 @@ class _Kit:
         require(isinstance(losses, dict) and bool(losses), f"it returns {type(losses).__name__}, not named losses")
         for name, loss in losses.items():
             require(loss.ndim == 0, f"the loss {name!r} has shape {list(loss.shape)}, not that of a number")
-            require(bool(torch.isfinite(loss)), f"the loss {name!r} of a good batch is {float(loss)}")
+            require(bool(torch.isfinite(loss)), f"the loss {name!r} of a good batch is {float(loss.detach())}")
 
     def blank_batch(self) -> None:
         """A batch in which nothing counts gives a finite zero that is still connected to the parameters."""
@@ -180,7 +180,7 @@ class _Kit:
         model, objective = self.world()
         with torch.autocast("cpu", torch.bfloat16):
             loss = _total(objective(model, self.batch(objective)))
-        require(bool(torch.isfinite(loss)), f"the loss under bf16 autocast is {float(loss)}")
+        require(bool(torch.isfinite(loss)), f"the loss under bf16 autocast is {float(loss.detach())}")
 
     def empty_parameters(self) -> None:
         """No parameter is without elements."""
@@ -245,7 +245,7 @@ def _with_blanks(batch: Batch, blank: Batch) -> Batch:
 
 
 def _filler(targets: Tensor) -> float:
-    return torch.nan if targets.is_floating_point() else IGNORE
+    return torch.nan if targets.is_floating_point() else float(IGNORE)
 
 
 def _reversed(batch: Batch) -> Batch:

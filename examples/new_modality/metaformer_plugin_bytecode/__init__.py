@@ -15,4 +15,6 @@ def register_tokenizers() -> list[Component]:
 
 @hookimpl
 def register_datasets() -> list[Component]:
-    return [Component("stdlib_functions", f"{MODULE}:StdlibFunctions", "Functions of the standard library, by package.")]
+    return [
+        Component("stdlib_functions", f"{MODULE}:StdlibFunctions", "Functions of the standard library, by package.")
+    ]
