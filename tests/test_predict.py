@@ -78,7 +78,7 @@ def own(tmp_path_factory):
 
 def test_samples_that_lack_a_stream_train_and_count(own):
     result = open_run(own / "runs/own").read_json("result.json")["this run"]["metrics"]
-    assert result["own/accuracy"] > 0.9
+    assert result["own/accuracy"] > 0.8
     assert np.isfinite(result["own/loss"])
 
 
@@ -112,7 +112,7 @@ def test_command_line_predicts_a_manifest_into_a_file(own, tmp_path, capsys):
     with (own / "valid.csv").open() as file:
         truth = [row["kind"] for row in csv.DictReader(file)]
     right = sum(line["label"]["class"] == kind for line, kind in zip(lines, truth, strict=True))
-    assert right / 40 > 0.9
+    assert right / 40 > 0.8
     assert "40 predictions" in capsys.readouterr().out
 
 

@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from metaformer.evaluate import restore
+from metaformer.run import open_run
 
 pytestmark = pytest.mark.ranks
 ROOT = Path(__file__).parents[1]
@@ -64,6 +68,9 @@ def test_every_zero_stage_gives_the_losses_of_stage_0(zero_stage_0, tmp_path, ze
     theirs, ours = records(zero_stage_0)[-1]["metrics"], records(run)[-1]["metrics"]
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    weights, expected = (restore(open_run(path), "latest")[0].state_dict() for path in (run, zero_stage_0))
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_one_process_gives_the_losses_of_two(zero_stage_0, tmp_path):

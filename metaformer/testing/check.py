@@ -114,9 +114,10 @@ def round_trip(value: T) -> T:
 def moved_generators(act: Callable[[], object]) -> list[str]:
     """Which global random generators `act` draws from or seeds, when what it imports has been imported."""
     act()  # some libraries draw while they are imported, which is no fault of the component's
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    act()
-    after = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    with isolated_rng(1):
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        act()
+        after = random.getstate(), np.random.get_state(), torch.get_rng_state()
     names = ("python's `random`", "numpy", "torch")
     return [name for name, old, new in zip(names, before, after, strict=True) if not same(old, new)]
 

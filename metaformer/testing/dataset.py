@@ -82,7 +82,14 @@ class _Kit:
 
     def random_state(self) -> None:
         """Opening and reading draw from no global random generator."""
-        moved = moved_generators(lambda: [dataset[i] for dataset in [self.make()] for i in self.spread(dataset)])
+        places = self.spread(self.make())
+
+        def read() -> None:
+            dataset = self.make()
+            for i in places:
+                dataset[i]
+
+        moved = moved_generators(read)
         require(not moved, f"it moves the global random state of {', '.join(moved)}: use a generator of its own")
 
     def pickle(self) -> None:

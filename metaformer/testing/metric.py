@@ -77,9 +77,10 @@ class _Kit:
 
     def row_order(self) -> None:
         """The order of the rows does not matter."""
-        order = torch.randperm(len(self.target), generator=torch.Generator().manual_seed(2))
-        found = self.score((self.prediction[order], self.target[order]))
-        require(_near(found, self.whole), f"rows in another order give {found} instead of {self.whole}")
+        count = len(self.target)
+        for order in (torch.arange(count).flip(0), torch.randperm(count, generator=torch.Generator().manual_seed(2))):
+            found = self.score((self.prediction[order], self.target[order]))
+            require(_near(found, self.whole), f"rows in another order give {found} instead of {self.whole}")
 
     def split_updates(self) -> None:
         """Several updates count like one, batches of any size."""
