@@ -85,16 +85,22 @@ def _options(
 
 @app.command()
 def train(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files, run one after another.")],
     sets: Sets,
+    recipes: Annotated[
+        list[Path] | None, typer.Argument(metavar="RECIPE...", help="Recipe files, run one after another.")
+    ] = None,
     resume: Annotated[
-        str, typer.Option(metavar="auto|never|RUN", help="Go on with an unfinished run: the newest, none, or this one.")
+        str,
+        typer.Option(
+            metavar="auto|never|RUN",
+            help="Go on with an unfinished run: the recipe's newest, none, or RUN (which brings its recipe).",
+        ),
     ] = "never",
 ) -> None:
     """Train a model as a recipe says, evaluate it, and put its controls beside it."""
     from metaformer.train import train_command
 
-    train_command(recipes, sets, resume)
+    train_command(recipes or [], sets, resume)
 
 
 @app.command("eval")

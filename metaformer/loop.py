@@ -52,7 +52,7 @@ def run_steps(session: Session) -> dict[str, float]:
             raise StoppedError(
                 f"stopped by {session.stop.name or 'a signal to another rank'} after step {session.done}",
                 f"everything is saved in {run.checkpoints}",
-                f"go on with: metaformer train {run.file.path} --resume {run.path}",
+                f"go on with: metaformer train --resume {run.path}",
             )
     # A run that had made its last step, but not ended, when it was interrupted.
     return metrics or _evaluate(session)

@@ -47,22 +47,22 @@ class Run:
         return self.path / "checkpoints"
 
     def begin(self) -> None:
-        """Make the directory and write what was asked."""
-        if not self.writes:
+        """Make the directory and write what was asked; a run that goes on keeps what it was begun with."""
+        if not self.writes or (self.path / RESOLVED).exists():
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             (self.path / "recipe.yaml").write_text(self.file.text)
-            (self.path / RESOLVED).write_text(resolved(self.file))
+            origin = {"recipe": str(self.file.path), "base": str(self.base), "sets": list(self.file.sets)}
+            self.write_json("run.json", origin)
+            # Last: the folder is a run from here on.
+            write_atomic(self.path / RESOLVED, resolved(self.file))
         except OSError as error:
             raise MetaformerError(
                 f"write the run directory {self.path}",
                 str(error),
                 "choose a folder that can be written to: --set output=FOLDER",
             ) from error
-        self.write_json(
-            "run.json", {"recipe": str(self.file.path), "base": str(self.base), "sets": list(self.file.sets)}
-        )
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file of the directory in one move."""

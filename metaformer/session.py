@@ -61,6 +61,7 @@ def prepare(run: Run, place: Place, console: Console, stop: StopSignal) -> Sessi
     if checkpoint is None and wrong:
         raise CheckpointError(f"go on with {run.path}", "; ".join(wrong), "start anew with --resume never")
     if checkpoint is None:
+        run.truncate_metrics(0)
         build.fit_tokenizers(model, data)
         receipts = build.load_pretrained(model, recipe, run.base)
         for receipt in receipts:

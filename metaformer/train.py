@@ -42,19 +42,24 @@ class Result:
 
 def train_command(recipes: list[Path], sets: list[str], resume: str = "never") -> None:
     """`metaformer train RECIPE...`: each recipe in turn, its controls after it. `resume`: `never` starts anew, `auto`
-    goes on with the recipe's newest unfinished run where there is one, and a path goes on with that run."""
+    goes on with the recipe's newest unfinished run where there is one, and a path goes on with that run, under its
+    own recipe where none is given."""
+    if not recipes and resume in ("never", "auto"):
+        raise UsageError("train needs a recipe", "none", "metaformer train RECIPE, or metaformer train --resume RUN")
     if resume not in ("never", "auto") and len(recipes) > 1:
         raise UsageError("--resume RUN goes with one recipe", f"{len(recipes)} recipes")
     files = [read_recipe(path, tuple(sets)) for path in recipes]
-    _check(files[0])
-    for file in files[1:]:
-        _check(file, later=True)
+    for i, file in enumerate(files):
+        _check(file, later=i > 0)
+    if not files:
+        files = [open_run(Path(resume), tuple(sets)).file]
     place = find_place(files[0].recipe.engine.threads)
     console = Console(quiet=not place.leads)
     if place.leads:
         registry().register_observer(TensorBoard(), "tensorboard")
-    for file in files:
-        _check(file)
+    for i, file in enumerate(files):
+        if i > 0:
+            _check(file)
         train_with_controls(file, place, console, resume)
 
 
@@ -96,42 +101,46 @@ def report(run: Run, console: Console, results: Mapping[str, Result]) -> None:
     rows.append(["trained parameters", *(f"{r.trained:,}" for r in results.values())])
     rows.append(["seconds", *(f"{r.seconds:.1f}" for r in results.values())])
     console.table(f"{run.recipe.name}: held-out results", ["", *results], rows)
-    if "control random" in results and not any(entry.weights for entry in run.recipe.encoders.values()):
-        console.say("this run's encoder is random itself; control random is another draw")
+    drawn = not any(entry.weights for entry in run.recipe.encoders.values())
+    if drawn and "control random" in results and results["control random"].trained == main.trained:
+        console.say("no weights were given: this run's encoder is random itself, and control random is another draw")
     console.say(f"run directory: {run.path}")
 
 
 def start_run(file: RecipeFile, place: Place, resume: str) -> Run:
-    """A new run directory, or the one to go on with."""
+    """A new run directory, or the one to go on with. Rank zero decides for all: the others may look later, when
+    it has begun to write."""
     folder = Path(file.recipe.output) / file.recipe.name
-    if resume not in ("never", "auto"):
-        return _reopened(Path(resume), file, place)
-    if resume == "auto" and (unfinished := _unfinished(folder)) is not None:
-        return _reopened(unfinished, file, place)
-    path = Path(broadcast_text(str(folder / new_run_name()), place))
-    return Run(path, file, file.path.parent, place.leads)
-
-
-def _reopened(path: Path, file: RecipeFile, place: Place) -> Run:
-    run = open_run(find_run(path))
-    if run.recipe != file.recipe:
-        old, new = run.recipe.model_dump(), file.recipe.model_dump()
-        changed = sorted(key for key in old if old[key] != new[key] and key not in ("output", "log_every"))
-        if changed:
-            raise CheckpointError(
-                f"go on with {run.path} under {file.path}",
-                f"the recipe differs from the run's in: {', '.join(changed)}",
-                "go on with the run's own recipe.yaml, or start anew with --resume never",
-            )
+    choice = ""
+    if place.leads:
+        old = None if resume == "never" else _unfinished(folder) if resume == "auto" else find_run(Path(resume))
+        choice = f"new:{folder / new_run_name()}" if old is None else f"old:{old}"
+    kind, _, path = broadcast_text(choice, place).partition(":")
+    if kind == "new":
+        return Run(Path(path), file, file.path.parent, place.leads)
+    run = open_run(Path(path))
+    _refuse_drift(run, file)
     return Run(run.path, run.file, run.base, place.leads)
 
 
+def _refuse_drift(run: Run, file: RecipeFile) -> None:
+    """A run goes on under its own recipe: say what differs."""
+    old, new = run.recipe.model_dump(), file.recipe.model_dump()
+    changed = sorted(key for key in old if old[key] != new[key] and key not in ("output", "log_every"))
+    if changed:
+        raise CheckpointError(
+            f"go on with {run.path} under {file.path}",
+            f"the recipe differs from the run's in: {', '.join(changed)}",
+            f"go on with the run's own recipe, {run.path / 'recipe.yaml'}, or start anew with --resume never",
+        )
+
+
 def _unfinished(folder: Path) -> Path | None:
-    for status in sorted(folder.glob("*/status.json"), reverse=True):
-        if json.loads(status.read_text())["state"] != "finished":
-            return status.parent
+    """The newest run in a folder, unless it has finished."""
+    newest = max(folder.glob("*/status.json"), default=None)
+    if newest is None or json.loads(newest.read_text())["state"] == "finished":
         return None
-    return None
+    return newest.parent
 
 
 def train(run: Run, place: Place, console: Console) -> Result:
@@ -181,6 +190,6 @@ def _record_end(run: Run, step: int, error: BaseException) -> None:
     if not run.path.exists():
         return
     if isinstance(error, StoppedError):
-        run.status("stopped", step, error.asked, resume=f"metaformer train {run.file.path} --resume {run.path}")
+        run.status("stopped", step, error.asked, resume=f"metaformer train --resume {run.path}")
     else:
         run.status("failed", step, f"{type(error).__name__}: {error}")

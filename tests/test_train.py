@@ -183,7 +183,19 @@ def test_a_signal_saves_and_exits_75_and_the_run_goes_on(tmp_path):
     status = json.loads((run.path / "status.json").read_text())
     assert status["state"] == "stopped"
     assert "SIGINT" in status["reason"]
-    assert f"--resume {run.path}" in out
+    resume = f"metaformer train --resume {run.path}"
+    assert resume in out
+    assert status["resume"] == resume
+    before = len(curve(run))
+    again = [sys.executable, "-m", *resume.split()]
+    process = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 120
+    while time.time() < deadline and len(curve(run)) <= before:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, out
+    assert [r["step"] for r in lines(run) if "loss_hex" in r] == list(range(1, len(curve(run)) + 1))
     assert newest_valid(run)[0] is not None
     assert "Traceback" not in out
 
