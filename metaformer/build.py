@@ -175,7 +175,17 @@ def load_pretrained(model: MetaFormer, recipe: Recipe, base: Path) -> list[Recei
         if entry.weights is None or (kind == "encoders" and recipe.control in ("none", "random")):
             continue
         module = model.get_submodule(path)
-        receipts.append(load_into(module, entry.weights, name=path, allow_missing=_fresh(module, entry), base=base))
+        receipts.append(
+            load_into(
+                module,
+                entry.weights,
+                name=path,
+                allow_missing=_fresh(module, entry),
+                base=base,
+                plugins=registry().load_weights,
+                translate=module.translate if isinstance(module, Tokenizer) else None,
+            )
+        )
     return receipts
 
 

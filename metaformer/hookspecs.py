@@ -84,7 +84,7 @@ class Hooks:
 
     @hookspec
     def run_started(self, run: Any) -> None:
-        """A run is about to take its first step. Rank zero. `run` is a `metaformer.train.Run`."""
+        """A run is about to take its first step. Rank zero. `run` is a `metaformer.run.Run`."""
 
     @hookspec
     def step_finished(self, run: Any, record: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ def costs(model: MetaFormer, task: str) -> Costs:
     """Count a task's parts. `model` must be on the meta device."""
     streams, _ = needs(model, task)
     preprocess = {s: cast(Tokenizer, model.tokenizers[s]).preprocess for s in streams}
-    raw = {s: {k: t.unsqueeze(0).to("meta") for k, t in p.example().items()} for s, p in preprocess.items()}
+    raw = {s: {k: t.to("meta") for k, t in p.collate([p.example()]).items()} for s, p in preprocess.items()}
     present = {s: torch.ones(1, dtype=torch.bool, device="meta") for s in streams}
     batch = Batch(task, raw, present, {}, ["example"])
     model.eval()

@@ -1,6 +1,7 @@
-"""Promises about the repository itself: who imports whom, hooks, plugin folders, recipes, and what no file may say.
+"""Promises about the repository itself: who imports whom, hooks, plugin folders, and what no file may say.
 
-What components promise is in test_conformance.py, what source may not call in test_safety.py.
+What components promise is in test_conformance.py, what recipes promise in test_recipes.py, what source may not call
+in test_safety.py.
 """
 
 from __future__ import annotations
@@ -20,16 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from metaformer.errors import Problem, RecipeError
 from metaformer.hookspecs import API, KINDS, Hooks
-from metaformer.recipe_file import check_file, read_recipe
 from metaformer.registry import registry
-from metaformer.train import train_command
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "metaformer"
 PLUGINS = sorted((ROOT / "plugins").glob("metaformer-plugin-*"))
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 HEAVY = {"torch", "numpy", "deepspeed", "timm", "transformers", "pyarrow", "datasets", "torchmetrics", "PIL"}
 
 
@@ -201,6 +198,12 @@ def test_every_hook_says_when_and_where_it_is_called_and_with_what(name):
         assert re.search(rf"`{argument}`|\b{argument}\b", earlier, re.IGNORECASE), f"{name}: what is {argument}?"
 
 
+def test_contributing_has_a_section_for_every_hook():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    wanted = {f"{name}({', '.join(list(inspect.signature(hook).parameters)[1:])})" for name, hook in HOOKS.items()}
+    assert set(re.findall(r"^### `(\w+\(.*\))`$", text, re.MULTILINE)) == wanted
+
+
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(metaformer\.[\w.]+)`", inspect.getsource(Hooks)))))
 def test_what_the_hooks_documentation_names_exists(path):
     module, _, name = path.rpartition(".")
@@ -308,53 +311,6 @@ def test_a_plugin_declares_what_it_imports(plugin):
             foreign = modules - set(sys.stdlib_module_names) - {package(plugin).name}
             missing = {name for name in foreign if not declared & {d.lower() for d in DISTRIBUTIONS.get(name, [name])}}
             assert not missing, f"{path.name} imports {sorted(missing)}, which pyproject.toml does not name"
-
-
-# Recipes.
-
-ABSENT_DATA = {"imagenet_frozen": r"tasks\.imagenet\.data\.(train|valid)\.root"}
-"""Recipe -> the paths at which a check may find nothing: data that cannot come with the project."""
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_passes_its_check(path):
-    absent = ABSENT_DATA.get(path.stem, "(?!)")
-    problems = [p for p in faults(path) if not (re.fullmatch(absent, p.path) and "does not exist" in p.found)]
-    assert problems == []
-
-
-def faults(path: Path) -> list[Problem]:
-    """What `metaformer recipe check` finds."""
-    try:
-        check_file(path)
-    except RecipeError as error:
-        return error.problems
-    return []
-
-
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem not in ABSENT_DATA], ids=lambda path: path.stem)
-def test_every_recipe_can_take_two_steps(path, tmp_path):
-    recipe = read_recipe(path).recipe
-    sets = ["steps=2", "batch_size=8", "controls=[]", "schedule.warmup=1", f"output={tmp_path}", "loader.workers=0"]
-    sets += ["engine={use: torch}", "eval_batch=64"]
-    for task, spec in recipe.tasks.items():
-        for which in ("train", "valid"):
-            if "samples" in (spec.data.train if which == "train" else spec.data.valid).knobs:
-                sets.append(f"tasks.{task}.data.{which}.samples=64")
-    train_command([path], sets)
-    (result,) = tmp_path.rglob("result.json")
-    metrics = json.loads(result.read_text())["this run"]["metrics"]
-    assert {name.partition("/")[0] for name in metrics} == set(recipe.tasks)
-    assert all(value == value for value in metrics.values())
-
-
-def test_every_recipe_says_where_it_comes_from():
-    for path in RECIPES:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        said = [line for line in lines if line.startswith("#") and "yaml-language-server" not in line]
-        assert len(" ".join(said)) > 80, f"{path.name}: the header says source and result"
-    names = [read_recipe(path).recipe.name for path in RECIPES]
-    assert len(set(names)) == len(names)
 
 
 # What no file may be, and what none may say.

@@ -16,7 +16,7 @@ AUDITED = {("metaformer/testing/check.py", "pickle.loads")}
 """(file, call) that may stay: there, the bytes were pickled on the same line and come from nowhere else."""
 
 NEVER = {
-    *("eval", "exec", "compile", "os.system", "os.popen", "tempfile.mktemp"),
+    *("eval", "exec", "os.system", "os.popen", "tempfile.mktemp"),
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open"),
     *(
         "dill.load",
@@ -122,8 +122,6 @@ def test_the_scan_finds(text):
     [
         "import torch\ntorch.load(path, weights_only=True)",
         "model.eval()",
-        "import re\nre.compile(text)",
-        "import torch\ntorch.compile(model)",
         "import subprocess\nsubprocess.run([text], check=True)",
         "archive.extractall(folder, filter='data')",
         "import json\njson.loads(text)",
