@@ -144,7 +144,8 @@ def start_ours(o: Options, engine_name: str, trainable: str | tuple[str, ...]) -
         finite = engine.agree([0.0 if torch.isfinite(out["loss"]) else 1.0])
         assert not finite[0]
         engine.backward(out["loss"])
-        engine.step(learning_rate(done, recipe.steps, recipe.optimizer.lr, recipe.schedule))
+        rate = learning_rate(done, recipe.steps, recipe.optimizer.lr, recipe.schedule)
+        engine.step(rate, measure=done % recipe.log_every == 0)
         done += 1
         return engine.total([out["loss"].item()])[0]
 

@@ -38,7 +38,7 @@ def run_steps(session: Session) -> dict[str, float]:
         run.append("metrics.jsonl", record)
         left = (time.perf_counter() - began) / (session.done - first) * (recipe.steps - session.done)
         last = session.done == recipe.steps
-        session.console.step(record, recipe.steps, last or session.done % recipe.log_every == 0, left)
+        session.console.step(record, recipe.steps, _logged(recipe, session.done), left)
         if session.place.leads:
             registry().observe("step_finished", run=run, record=record)
         better = False
@@ -56,6 +56,10 @@ def run_steps(session: Session) -> dict[str, float]:
             )
     # A run that had made its last step, but not ended, when it was interrupted.
     return metrics or _evaluate(session)
+
+
+def _logged(recipe: Recipe, done: int) -> bool:
+    return done == recipe.steps or _due(recipe.log_every, done)
 
 
 def _due(every: int | None, done: int) -> bool:
@@ -96,7 +100,7 @@ def train_step(session: Session, batches: Iterator[Batch], step: int) -> dict[st
             if name != "loss":
                 named[name].append(float(value))
     lr = learning_rate(step, recipe.steps, recipe.optimizer.lr, recipe.schedule)
-    norm = engine.step(lr)
+    norm = engine.step(lr, measure=_logged(recipe, step + 1))
     sums = engine.total(sums)
     losses, counts = sums[: len(tasks)], sums[len(tasks) :]
     loss = sum(losses) / sum(counts)
@@ -107,7 +111,7 @@ def train_step(session: Session, batches: Iterator[Batch], step: int) -> dict[st
         "loss": loss,
         "loss_hex": loss.hex(),
         "lr": lr,
-        "grad_norm": norm if np.isfinite(norm) else None,
+        "grad_norm": norm if norm is not None and np.isfinite(norm) else None,
         "samples_per_s": engine.batching.total / seconds,
         "data_wait": waited / seconds,
     }

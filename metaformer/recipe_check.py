@@ -260,7 +260,9 @@ def _best(data: Data) -> Iterator[Problem]:
         return
     task, slash, name = metric.partition("/")
     tasks = mapping(data, "tasks")
-    names = {key: [metric_name(m) for m in _list(mapping(data, "tasks", key).get("metrics"))] for key in tasks}
+    names = {
+        key: [*(metric_name(m) for m in _list(mapping(data, "tasks", key).get("metrics"))), "loss"] for key in tasks
+    }
     if not slash or task not in tasks or name not in names[task]:
         choice = [f"{key}/{inner}" for key, inners in names.items() for inner in inners]
         do = suggest(metric, choice, "add metrics to the task")

@@ -82,7 +82,8 @@ class Source:
         return error
 
     def _placed(self, problem: Problem) -> Problem:
-        if problem.line is not None or not problem.path or problem.found.startswith("--set"):
+        traced = problem.found.startswith("--set") or "(from --set" in problem.found
+        if problem.line is not None or not problem.path or traced:
             return problem
         for given in self.sets:
             if _within(problem.path, given.partition("=")[0].strip()):

@@ -27,16 +27,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(ranks: int, output: Path, *sets: str, recipe: str = "recipes/many_modalities.yaml") -> Path:
-    """Train under the launcher and return the run directory."""
-    options = [part for one in (*QUICK, f"output={output}", *sets) for part in ("--set", one)]
-    command = [
-        str(Path(sys.executable).parent / "deepspeed"),
-        "--num_accelerators", str(ranks), "--master_port", str(free_port()),
-        "--module", "metaformer", "train", recipe, *options,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+BIN = Path(sys.executable).parent
+
+
+def deepspeed(ranks: int) -> list[str]:
+    options = ["--num_accelerators", str(ranks), "--master_port", str(free_port()), "--module"]
+    return [str(BIN / "deepspeed"), *options]
+
+
+def torchrun(ranks: int) -> list[str]:
+    return [str(BIN / "torchrun"), "--nproc-per-node", str(ranks), "--master-port", str(free_port()), "-m"]
+
+
+def launch(launcher: list[str], output: Path, *sets: str, recipe: str = "recipes/many_modalities.yaml") -> Path:
+    """Train under a launcher and return the run directory."""
+    options = [part for one in (*QUICK, *SMALL, f"output={output}", *sets) for part in ("--set", one)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*launcher, "metaformer", "train", recipe, *options],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (run,) = (output / Path(recipe).stem).iterdir()
     return run
@@ -52,7 +62,7 @@ def losses(run: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def zero_stage_0(tmp_path_factory) -> Path:
-    return launch(2, tmp_path_factory.mktemp("zero0"), *SMALL, "engine.zero=0")
+    return launch(deepspeed(2), tmp_path_factory.mktemp("zero0"), "engine.zero=0")
 
 
 def test_ranks_see_different_modalities_in_one_step(zero_stage_0):
@@ -63,16 +73,26 @@ def test_ranks_see_different_modalities_in_one_step(zero_stage_0):
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_every_zero_stage_gives_the_losses_of_stage_0(zero_stage_0, tmp_path, zero):
-    run = launch(2, tmp_path, *SMALL, f"engine.zero={zero}")
+    run = launch(deepspeed(2), tmp_path, f"engine.zero={zero}")
     assert losses(run) == pytest.approx(losses(zero_stage_0), rel=1e-5)
     theirs, ours = records(zero_stage_0)[-1]["metrics"], records(run)[-1]["metrics"]
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     weights, expected = (restore(open_run(path), "latest")[0].state_dict() for path in (run, zero_stage_0))
     for name, value in expected.items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
+        ours, theirs = weights[name], value
+        if name.endswith("attn.qkv.bias"):
+            # A bias of the keys shifts all scores of a query alike: its gradient is rounding noise, scaled up by Adam.
+            (q, _, v), (q0, _, v0) = ours.chunk(3), theirs.chunk(3)
+            ours, theirs = torch.cat([q, v]), torch.cat([q0, v0])
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_torchrun_and_the_plain_engine_give_the_same(zero_stage_0, tmp_path):
+    run = launch(torchrun(2), tmp_path, "engine={use: torch, clip: 1.0}")
+    assert losses(run) == pytest.approx(losses(zero_stage_0), rel=1e-5)
 
 
 def test_one_process_gives_the_losses_of_two(zero_stage_0, tmp_path):
-    run = launch(1, tmp_path, *SMALL, "engine={use: torch, clip: 1.0, micro_batch: 4}")
+    run = launch(deepspeed(1), tmp_path, "engine={use: torch, clip: 1.0, micro_batch: 4}")
     assert losses(run) == pytest.approx(losses(zero_stage_0), rel=1e-5)

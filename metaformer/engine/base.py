@@ -71,9 +71,9 @@ class Engine(ABC):
         """Add a micro-batch's gradients; the engine divides by `accumulate` and averages over ranks."""
 
     @abstractmethod
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, measure: bool = True) -> float | None:
         """Clip, update, zero. Called after every `accumulate` backward passes; returns the global gradient norm
-        before clipping."""
+        before clipping, or None where nothing clips and it need not be measured: that is a pass over all gradients."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -138,10 +138,12 @@ def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
-    """Global gradient norm before clipping to `limit`; None only measures."""
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None, measure: bool) -> float | None:
+    """Global gradient norm before clipping to `limit`. Without a limit it is measured where asked for, else None."""
     if limit is not None:
         return float(nn.utils.clip_grad_norm_(parameters, limit))
+    if not measure:
+        return None
     return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 

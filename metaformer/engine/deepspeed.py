@@ -53,17 +53,17 @@ class DeepSpeedEngine(Engine):
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, measure: bool = True) -> float | None:
         set_lr(self.optimizer.param_groups, lr)
         if self._zero == 0:
             # Without ZeRO, DeepSpeed clips but does not say what the norm was.
             trained = [p for p in self.model.parameters() if p.requires_grad]
-            norm = clip_gradients(trained, self._clip)
+            norm = clip_gradients(trained, self._clip, measure)
             self.engine.step()
             return norm
         self.engine.step()
         norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return None if norm is None else float(norm)
 
     def save(self, folder: Path) -> None:
         self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)

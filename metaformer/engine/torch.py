@@ -32,13 +32,13 @@ class TorchEngine(Engine):
     def backward(self, loss: Tensor) -> None:
         (loss / self.batching.accumulate).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, measure: bool = True) -> float | None:
         if self.place.world > 1:
             for p in self.trained:
                 grad = p.grad if p.grad is not None else torch.zeros_like(p)
                 distributed.all_reduce(grad)
                 p.grad = grad.div_(self.place.world)
-        norm = clip_gradients(self.trained, self.clip)
+        norm = clip_gradients(self.trained, self.clip, measure)
         set_lr(self.optimizer.param_groups, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
