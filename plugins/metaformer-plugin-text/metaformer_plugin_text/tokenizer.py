@@ -19,8 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from metaformer.base import Preprocess, Tokenizer, pad_stack
 from metaformer.errors import DataError, MetaformerError
+from metaformer.layers.positions import sinusoid
 from metaformer.types import Raw, TokenBatch
-from metaformer_plugin_text.positions import sinusoid
 from metaformer_plugin_text.vocabulary import Vocabulary, open_vocabulary
 
 

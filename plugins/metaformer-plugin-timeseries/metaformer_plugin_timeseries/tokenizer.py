@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from metaformer.base import Tokenizer
 from metaformer.errors import DataError, MetaformerError
+from metaformer.layers.positions import sinusoid
 from metaformer.types import Raw, TokenBatch
-from metaformer_plugin_timeseries.positions import sinusoid
 from metaformer_plugin_timeseries.series import Normalize, SeriesPreprocess
 
 LARGEST = 1e6
