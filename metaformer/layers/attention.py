@@ -78,7 +78,7 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         # Heads are strided views of one projection, and a product of matrices copies what is strided: once, here,
-        # and not in every block of both passes (a sixth of a ViT-B block's step, `python benchmarks/train_step.py`).
+        # and not in every block of both passes.
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         trained, cells = any(ctx.needs_input_grad), q.shape[2] * k.shape[2]
         kept = q.new_empty(*q.shape[:3], k.shape[2]) if trained and cells <= _KEEP_CELLS else None
