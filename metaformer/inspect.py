@@ -142,6 +142,8 @@ def inspect_command(path: Path, sets: list[str]) -> None:
         tokens = ", ".join(f"{stream} {count}" for stream, count in cost.tokens.items())
         flops = f"{human(cost.forward)} forward, {human(cost.training)} in training"
         console.say(f"tokens per sample: {tokens}; FLOPs per sample: {flops}")
+        for stream in cost.tokens:
+            console.say(f"  {stream}: {cast(Tokenizer, model.tokenizers[stream]).describe()}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     console.say(f"parameters: {trained:,} trained, {total - trained:,} frozen, {total:,} in all")

@@ -25,7 +25,6 @@ class Place:
 
     rank: int
     world: int
-    local_rank: int
     device: torch.device
 
     @property

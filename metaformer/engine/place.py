@@ -55,7 +55,7 @@ def find_place(threads: int | None = None, timeout: float = 1800.0) -> Place:
                     "start with `deepspeed` or `torchrun`, or set MASTER_ADDR and MASTER_PORT",
                 )
             distributed.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
-    return Place(rank, world, local, device)
+    return Place(rank, world, device)
 
 
 def leave_place() -> None:
