@@ -8,11 +8,12 @@ JOBS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check clean pins
+.PHONY: help setup train test nodes check clean pins
 
 help:
 	@echo "make train [RECIPE=recipes/x.yaml] [ARGS='--set steps=20']   set up, then train"
 	@echo "make test  [ARGS='tests/test_order.py']                      set up, then check and test"
+	@echo "make nodes [ARGS='-k torchrun']     train across two hosts made of namespaces (as root; needs pdsh and sshd)"
 	@echo "make check   lint, format and types      make setup   only the environment"
 	@echo "make clean   remove caches and builds    make pins    write constraints.txt anew"
 
@@ -29,6 +30,10 @@ check: setup
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# Not part of `make test`: see docs/multi-node.md.
+nodes: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nodes tests/nodes $(ARGS)
 
 pins: setup
 	$(BIN)/python scripts/pin.py

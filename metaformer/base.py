@@ -8,7 +8,8 @@ annotations and defaults are the recipe's schema. `**kwargs` is not allowed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -62,6 +63,10 @@ def pad_stack(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
     for row, tensor in zip(out, tensors, strict=True):
         row[tuple(slice(size) for size in tensor.shape)] = tensor
     return out
+
+
+Whole = Callable[[Sequence[Tensor]], AbstractContextManager[None]]
+"""Parameters → a context inside which they are whole on this rank."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -158,6 +163,17 @@ class Objective(nn.Module, ABC):
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses, each a mean over what counts in this batch. A batch in which nothing counts
         gives a zero that is still connected to the parameters: ranks must run the same modules."""
+
+    def count(self, model: MetaFormer, batch: Batch) -> Mapping[str, float]:
+        """Loss name → how many things `forward` will take the mean over, from targets and presence, without a pass.
+
+        The core weighs the losses of a step's micro-batches by these numbers. Default: nothing, and all weigh alike."""
+        return {}
+
+    def updated(self, model: MetaFormer, whole: Whole) -> None:
+        """Called on all ranks after every update, without autograd: where a teacher follows the weights, or a queue
+        moves on. State that has to survive a resume is kept in buffers. Weights may be sharded over ranks: read them
+        inside `with whole([parameter, ...]):`. Default: nothing."""
 
 
 class Metric(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,8 @@ from metaformer.data.loader import Reader, isolated_rng
 from metaformer.data.order import name_number
 from metaformer.encoders.control import NoEncoder, shuffle_contents
 from metaformer.errors import DataError, MetaformerError, Problem, RecipeError
+from metaformer.layers.compile import compile_blocks
+from metaformer.layers.recompute import recompute
 from metaformer.model import MetaFormer, Route, Step
 from metaformer.recipe import Entry, Recipe, Task, WeightedEntry
 from metaformer.recipe_check import metric_name
@@ -241,7 +243,8 @@ def _open_task(recipe: Recipe, model: MetaFormer, task: str, spec: Task, base: P
     preprocess = {stream: cast(Tokenizer, model.tokenizers[stream]).preprocess for stream in streams}
 
     def reader(dataset: Dataset, training: bool) -> Reader:
-        return Reader(task, dataset, preprocess, targets, classes, training, recipe.seed)
+        substitute = training and recipe.loader.bad_samples == "substitute"
+        return Reader(task, dataset, preprocess, targets, classes, training, recipe.seed, substitute)
 
     return TaskData(reader(train, True), reader(valid, False) if valid is not None else None, streams, targets, classes)
 
@@ -273,18 +276,33 @@ def open_dataset(entry: Entry, base: Path) -> Dataset:
     return cast(Dataset, construct(cls, knobs, {}))
 
 
-def fit_tokenizers(model: MetaFormer, data: Mapping[str, TaskData]) -> None:
-    """Let the tokenizers that learn statistics see the training values of their streams, tasks in recipe order."""
+def fit_tokenizers(
+    model: MetaFormer, data: Mapping[str, TaskData], interrupted: Callable[[], None] = lambda: None
+) -> None:
+    """Let the tokenizers that learn statistics see the training values of their streams, tasks in recipe order.
+    `interrupted` is called before each value and may raise."""
+
+    def values(stream: str) -> Iterator[Any]:
+        for task in data.values():
+            if stream in task.streams:
+                for value in task.train.values(stream):
+                    interrupted()
+                    yield value
+
     for stream, tokenizer in model.tokenizers.items():
         if cast(Tokenizer, tokenizer).fits:
-            readers = [task.train for task in data.values() if stream in task.streams]
-            cast(Tokenizer, tokenizer).fit(value for reader in readers for value in reader.values(stream))
+            cast(Tokenizer, tokenizer).fit(values(stream))
 
 
-def step_module(model: MetaFormer, data: Mapping[str, TaskData], recipe: Recipe) -> Step:
-    """What the engine wraps."""
+def step_module(model: MetaFormer, data: Mapping[str, TaskData], recipe: Recipe, train: bool = True) -> Step:
+    """What the engine wraps. `train`: its encoders' blocks recompute and are compiled as the recipe says."""
+    blocks = dict.fromkeys(block for encoder in model.encoders.values() for block in cast(Encoder, encoder).blocks)
+    if train and recipe.engine.activation_checkpointing:
+        recompute(blocks)
+    if train and recipe.engine.compile:
+        compile_blocks(blocks)
     blanks = {task: spec.train.blank_batch() for task, spec in data.items()}
-    return Step(model, blanks, torch.bfloat16 if recipe.engine.precision == "bf16" else None)
+    return Step(model, blanks, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.engine.precision))
 
 
 @dataclass(frozen=True)

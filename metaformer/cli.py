@@ -32,7 +32,7 @@ class Commands(TyperGroup):
 
             if os.environ.get("METAFORMER_DEBUG") == "1":
                 raise
-            print_error("\n".join([str(error), *getattr(error, "__notes__", ())]))
+            print_error("\n".join([str(error), *getattr(error, "__notes__", ())]), error.every_rank)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(130) from error
@@ -63,6 +63,17 @@ Sets = Annotated[
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or the folder of a recipe's runs.")]
 Which = Annotated[Checkpoint, typer.Option(help="Which checkpoint.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-checkpoint",
+        help="Read optimizer state that holds more than plain data. It may run code: only if you know who wrote it.",
+    ),
+]
+Drift = Annotated[
+    bool,
+    typer.Option("--allow-drift", help="Go on although the recipe's meaning, or the data, have changed since."),
+]
 
 
 def _print_version(wanted: bool) -> bool:
@@ -96,11 +107,38 @@ def train(
             help="Go on with an unfinished run: the recipe's newest, none, or RUN (which brings its recipe).",
         ),
     ] = "never",
+    trust: Trust = False,
+    drift: Drift = False,
 ) -> None:
     """Train a model as a recipe says, evaluate it, and put its controls beside it."""
+    from metaformer.session import Options
     from metaformer.train import train_command
 
-    train_command(recipes or [], sets, resume)
+    train_command(recipes or [], sets, resume, Options(trust, drift))
+
+
+@app.command()
+def resume(
+    run: Run,
+    sets: Sets,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Train nothing: repeat recorded steps and compare every number.")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="With --verify: how many steps to repeat at most.")] = 20,
+    trust: Trust = False,
+    drift: Drift = False,
+) -> None:
+    """Go on with a run from its newest checkpoint, or prove that going on gives the same run."""
+    from metaformer.session import Options
+
+    if verify:
+        from metaformer.replay import verify_command
+
+        verify_command(run, steps, Options(trust, drift))
+        return
+    from metaformer.train import train_command
+
+    train_command([], sets, str(run), Options(trust, drift))
 
 
 @app.command("eval")

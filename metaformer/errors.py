@@ -14,6 +14,8 @@ class MetaformerError(Exception):
     """What was asked, what was found, what to do; `exit_code` is what the command returns."""
 
     exit_code = 1
+    every_rank = False
+    """Whether each rank that meets it says so: it is not the same fault on all."""
 
     def __init__(self, asked: str, found: str = "", do: str = "") -> None:
         self.asked, self.found, self.do = asked, found, do
@@ -76,6 +78,29 @@ class DivergedError(MetaformerError):
     """The loss or a gradient is no longer finite."""
 
     exit_code = 5
+
+
+class OutOfMemoryError(MetaformerError):
+    """A device, or the machine, has no memory left for a step."""
+
+    exit_code = 6
+    every_rank = True
+
+
+class NoSpaceError(MetaformerError):
+    """The disk is full, also after every checkpoint that may go has gone."""
+
+    exit_code = 8
+
+
+class PeerError(MetaformerError):
+    """Another rank failed or is gone; `exit_code` is that rank's own where it could still say so."""
+
+    every_rank = True
+
+    def __init__(self, asked: str, found: str = "", do: str = "", exit_code: int = 1) -> None:
+        super().__init__(asked, found, do)
+        self.exit_code = exit_code
 
 
 class CheckpointError(MetaformerError):

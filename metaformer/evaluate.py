@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from metaformer.base import Metric
 from metaformer.build import Judge, TaskData, assemble, judges, open_data, step_module
 from metaformer.checkpoint import load_weights, pointer
-from metaformer.data.loader import Reader, eval_addresses, load_batches
+from metaformer.data.loader import Reader, eval_addresses
+from metaformer.data.stream import BatchStream
 from metaformer.engine import Place, find_place
 from metaformer.errors import CheckpointError, DataError
 from metaformer.metrics.standard import counting_rows
@@ -34,10 +35,6 @@ class Runner(Protocol):
         """Losses and predictions."""
         ...
 
-    def total(self, values: Sequence[float]) -> list[float]:
-        """Sums over ranks."""
-        ...
-
 
 class Inference:
     """A trained model without an optimizer."""
@@ -50,51 +47,78 @@ class Inference:
         out: dict[str, Tensor] = self.step_module(batch)
         return out
 
-    def total(self, values: Sequence[float]) -> list[float]:
-        """One process: the values themselves."""
-        return list(values)
-
 
 def evaluate(
-    runner: Runner, recipe: Recipe, data: Mapping[str, TaskData], batch: int, bad: list[BadSample] | None = None
-) -> dict[str, float]:
-    """`task/loss` and `task/metric` for every task with validation data. Leaves the model in eval mode; draws from
-    no global random generator. Unreadable samples are appended to `bad`, or raise where it is None."""
+    runner: Runner,
+    recipe: Recipe,
+    data: Mapping[str, TaskData],
+    batch: int,
+    bad: list[BadSample] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """`task/loss` and `task/metric` for every task with validation data; None where `interrupted` has said so on any
+    rank. Leaves the model in eval mode; draws from no global random generator. Unreadable samples are appended to
+    `bad`, on every rank those of all, or raise where it is None."""
     results: dict[str, float] = {}
     runner.model.eval()
     with torch.no_grad():
         for spec in data.values():
             if spec.valid is not None:
-                results |= _evaluate_task(runner, recipe, spec.valid, batch, bad)
+                found = _evaluate_task(runner, recipe, spec.valid, batch, bad, interrupted)
+                if found is None:
+                    return None
+                results |= found
     return results
 
 
 def _evaluate_task(
-    runner: Runner, recipe: Recipe, reader: Reader, batch: int, bad: list[BadSample] | None
-) -> dict[str, float]:
+    runner: Runner,
+    recipe: Recipe,
+    reader: Reader,
+    batch: int,
+    bad: list[BadSample] | None,
+    interrupted: Callable[[], bool],
+) -> dict[str, float] | None:
     task, place = reader.task, runner.place
     pairs = [(judge, judge.metric(runner.model)) for judge in judges(recipe, runner.model, task)]
     addresses = eval_addresses(task, len(reader), batch, place.rank, place.world)
     losses = counted = 0.0
+    found: list[BadSample] = []
     loader = recipe.loader
-    for samples in load_batches(
+    with BatchStream(
         {task: reader}, addresses, workers=loader.workers, prefetch=loader.prefetch, timeout=loader.timeout
-    ):
-        if samples.bad and bad is None:
-            raise DataError(
-                f"evaluate task {task!r}", samples.bad[0].error, "mend the sample, or set loader.bad_samples: skip"
-            )
-        if bad is not None:
-            bad += samples.bad
-        on_device = samples.to(place.device)
-        out = runner.forward(on_device)
-        rows = sum(1 for name in samples.ids if name) - len(samples.bad)
-        losses, counted = losses + float(out["loss"]) * rows, counted + rows
-        for judge, metric in pairs:
-            _update(judge, metric, out, on_device)
-    losses, counted = runner.total([losses, counted])
+    ) as stream:
+        for _ in addresses:
+            samples = _next(stream, task, place, bad is None, interrupted)
+            if samples is None:
+                return None
+            found += samples.bad
+            on_device = samples.to(place.device)
+            out = runner.forward(on_device)
+            rows = sum(1 for name in samples.ids if name) - len(samples.bad)
+            losses, counted = losses + float(out["loss"]) * rows, counted + rows
+            for judge, metric in pairs:
+                _update(judge, metric, out, on_device)
+    losses, counted, wrong = place.total([losses, counted, float(len(found))])
+    if bad is not None and wrong:
+        bad += [sample for each in place.gather(found) for sample in each]
     results = {f"{task}/loss": losses / max(counted, 1)}
     return results | {f"{task}/{judge.name}": metric.compute() for judge, metric in pairs}
+
+
+def _next(stream: BatchStream, task: str, place: Place, strict: bool, interrupted: Callable[[], bool]) -> Batch | None:
+    """The next batch, on all ranks or, where one is interrupted or fails, on none."""
+    samples: Batch | None = None
+    error: Exception | None = None
+    try:
+        samples = stream.next(interrupted)
+        if strict and samples is not None and samples.bad:
+            do = "mend the sample, or set loader.bad_samples: skip"
+            error = DataError(f"evaluate task {task!r}", samples.bad[0].error, do)
+    except Exception as caught:
+        error = caught
+    stopped = place.together(error, [float(samples is None or interrupted())])[0]
+    return None if stopped else samples
 
 
 def _update(judge: Judge, metric: Metric, out: Mapping[str, Tensor], batch: Batch) -> None:
@@ -129,11 +153,11 @@ def eval_command(path: Path, sets: list[str], checkpoint: str = "best") -> None:
     model, folder = restore(run, checkpoint)
     data = open_data(run.recipe, model, run.base)
     place = find_place(run.recipe.engine.threads)
-    runner = Inference(step_module(model, data, run.recipe), place)
+    runner = Inference(step_module(model, data, run.recipe, train=False), place)
     bad: list[BadSample] = []
-    results = evaluate(
-        runner, run.recipe, data, eval_batch(run.recipe), bad if run.recipe.loader.bad_samples == "skip" else None
-    )
+    strict = run.recipe.loader.bad_samples == "raise"
+    results = evaluate(runner, run.recipe, data, eval_batch(run.recipe), None if strict else bad)
+    assert results is not None  # nobody interrupts it
     console = Console()
     console.table(f"{run.path.name}, {folder.name}", ["metric", "value"], [[k, f"{v:.4f}"] for k, v in results.items()])
     if bad:

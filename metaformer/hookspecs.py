@@ -98,6 +98,15 @@ class Hooks:
     def run_finished(self, run: Any, error: BaseException | None) -> None:
         """The run ended, well or not. Rank zero. `error` is what ended it, or None."""
 
+    @hookspec
+    def save_state(self, run: Any) -> Mapping[str, Any]:
+        """A checkpoint is about to be saved: what the plugin needs to go on, as plain data for JSON. Rank zero. It is
+        kept under the plugin's own name and version."""
+
+    @hookspec
+    def load_state(self, run: Any, state: Mapping[str, Any]) -> None:
+        """The run goes on from a checkpoint, before its first step. Rank zero. `state`: what `save_state` said then."""
+
 
 KINDS: Mapping[str, str] = {
     "tokenizer": "register_tokenizers",

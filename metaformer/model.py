@@ -153,6 +153,9 @@ def _batched_positions(tokens: TokenBatch) -> Tensor | None:
 class Step(nn.Module):
     """What an engine wraps: a batch → the weighted sum of its task's losses, and each by name.
 
+    A loss is a mean over what counts in its micro-batch; `Batch.weights` make the step's gradient that of the mean over
+    all that counts in the step, however it is cut into micro-batches and ranks.
+
     With several tasks, every rank runs every task's objectives, in recipe order, in every pass: its own on the
     batch, the others on one blank sample whose loss counts zero. So all ranks run the same modules in the same
     order, whatever data each of them has: ranks that skip a module crash or hang under ZeRO 1 to 3. It also gives
@@ -182,7 +185,7 @@ class Step(nn.Module):
             piece.memo.clear()
             for objective in cast(nn.ModuleList, self.model.objectives[task]):
                 for name, loss in objective(self.model, piece).items():
-                    total = total + (loss if mine else 0.0 * loss)
+                    total = total + loss * (batch.weights.get(name, 1.0) if mine else 0.0)
                     if mine:
                         out[f"{task}/{name}"] = loss.detach()
             if mine and not self.model.training:

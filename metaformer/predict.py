@@ -14,11 +14,12 @@ from metaformer.build import needs, open_data
 from metaformer.data.inputs import read_inputs
 from metaformer.data.loader import Item, Reader
 from metaformer.data.order import Address
+from metaformer.durable import write_atomic
 from metaformer.errors import DataError, UsageError
 from metaformer.evaluate import restore
 from metaformer.heads.pool import pool
 from metaformer.report.console import Console
-from metaformer.run import Run, open_run, write_atomic
+from metaformer.run import Run, open_run
 from metaformer.types import Batch, Prediction, Sample
 
 

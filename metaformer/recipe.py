@@ -115,10 +115,24 @@ class Lora(Shape):
     """Globs over names of linear layers."""
 
 
+class Offload(Shape):
+    """Where DeepSpeed keeps what does not fit the device. `nvme` needs `path` and the libaio library."""
+
+    optimizer: Literal["cpu", "nvme"] | None = None
+    """Optimizer state and master weights; ZeRO 1 to 3, `nvme` with ZeRO 3 only."""
+    parameters: Literal["cpu", "nvme"] | None = None
+    """Parameters, trained and frozen; ZeRO 3 only."""
+    path: str | None = None
+    """Folder on a fast local disk, for `nvme`."""
+    pin_memory: bool = False
+
+
 class Engine(Shape):
     use: Literal["deepspeed", "torch"] = "deepspeed"
     zero: Literal[0, 1, 2, 3] = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    offload: Offload = Offload()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 by autocast over fp32 weights; fp16 with a dynamic loss scale."""
     micro_batch: Annotated[int, Field(gt=0)] | None = None
     """Samples per forward pass and rank; default: what `batch_size` leaves for one."""
     accumulate: Annotated[int, Field(gt=0)] | None = None
@@ -127,6 +141,12 @@ class Engine(Shape):
     """Largest global gradient norm."""
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads per rank; default: torch's."""
+    activation_checkpointing: bool = False
+    """Recompute the encoders' blocks in the backward pass instead of keeping what is inside them."""
+    compile: bool = False
+    """Compile the encoders' blocks, each on its own; not with ZeRO 3."""
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds that a rank waits for the others before it gives up."""
     config: dict[str, Any] = {}
     """Further DeepSpeed settings, passed through; keys the recipe sets itself are refused."""
 
@@ -136,10 +156,27 @@ class Loader(Shape):
     prefetch: Annotated[int, Field(gt=0)] = 2
     timeout: Annotated[float, Field(ge=0)] = 0.0
     """Seconds a worker may take for a batch; 0 waits for ever."""
-    bad_samples: Literal["raise", "skip"] = "raise"
-    """`skip` counts the sample in `bad_samples.jsonl` and treats all its streams and targets as missing."""
+    bad_samples: Literal["raise", "skip", "substitute"] = "raise"
+    """`skip` counts the sample in `bad_samples.jsonl` and treats all its streams and targets as missing;
+    `substitute` counts it and reads another one, drawn from seed, epoch and sample, in its place."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """With `skip`: more than this share of bad samples (and more than ten) ends the run."""
+    """With `skip` and `substitute`: more than this share of bad samples (and more than ten) ends the run."""
+
+
+class Guard(Shape):
+    """What happens to a step whose numbers are wrong, on all ranks alike and before any weight changes."""
+
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite: end the run, or leave this step's update out."""
+    max_skipped: Annotated[int, Field(ge=0)] = 10
+    """With `skip`: more than so many steps left out in a row end the run."""
+    spike: Literal["off", "warn", "skip", "rollback"] = "warn"
+    """A loss far above those before it: say so, leave the update out, or go back to the newest checkpoint and pass
+    over the samples seen since."""
+    threshold: Annotated[float, Field(gt=0)] = 20.0
+    """How far: in robust deviations of the last `window` losses of the task."""
+    window: Annotated[int, Field(ge=8)] = 64
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
 
 
 class Best(Shape):
@@ -177,6 +214,7 @@ class Recipe(Shape):
     """Samples per step over all ranks; default: micro_batch x accumulate x ranks."""
     engine: Engine = Engine()
     loader: Loader = Loader()
+    guard: Guard = Guard()
     eval_every: Annotated[int, Field(gt=0)] | None = None
     """Steps between evaluations; there is always one at the end."""
     eval_batch: Annotated[int, Field(gt=0)] | None = None
@@ -185,6 +223,11 @@ class Recipe(Shape):
     """Steps between checkpoints; there is always one at the end."""
     log_every: Annotated[int, Field(gt=0)] = 10
     keep_last: Annotated[int, Field(gt=0)] = 2
+    """Newest checkpoints that stay."""
+    keep_best: Annotated[int, Field(gt=0)] = 1
+    """Checkpoints that stay because they were the best when they were made; the newest of these is `best`."""
+    save_async: bool = False
+    """Write checkpoints while training goes on: takes a copy of weights and optimizer state in host memory."""
     best: Best | None = None
     """What the best checkpoint is chosen by; default: the first metric of the first task."""
     control: Control | None = None

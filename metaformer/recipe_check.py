@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from metaformer.discovery import canonical
@@ -25,16 +25,47 @@ DEEPSPEED_KEYS: Mapping[str, str] = {
     "train_batch_size": "batch_size",
     "train_micro_batch_size_per_gpu": "engine.micro_batch",
     "gradient_accumulation_steps": "engine.accumulate",
+    "managed_gradient_accumulation": "engine.accumulate",
+    "elasticity": "batch_size",
     "optimizer": "optimizer",
+    "zero_allow_untested_optimizer": "optimizer",
+    "zero_force_ds_cpu_optimizer": "optimizer",
     "scheduler": "schedule",
     "gradient_clipping": "engine.clip",
     "bf16": "engine.precision",
+    "bfloat16": "engine.precision",
     "fp16": "engine.precision",
     "amp": "engine.precision",
     "torch_autocast": "engine.precision",
-    "zero_optimization": "engine.zero",
+    "data_types": "engine.precision",
+    "zero_optimization.stage": "engine.zero",
+    "zero_optimization.cpu_offload": "engine.offload.optimizer",
+    "zero_optimization.cpu_offload_param": "engine.offload.parameters",
+    "zero_optimization.cpu_offload_use_pin_memory": "engine.offload.pin_memory",
+    "zero_optimization.offload_optimizer.device": "engine.offload.optimizer",
+    "zero_optimization.offload_optimizer.nvme_path": "engine.offload.path",
+    "zero_optimization.offload_optimizer.pin_memory": "engine.offload.pin_memory",
+    "zero_optimization.offload_param.device": "engine.offload.parameters",
+    "zero_optimization.offload_param.nvme_path": "engine.offload.path",
+    "zero_optimization.offload_param.pin_memory": "engine.offload.pin_memory",
+    "activation_checkpointing": "engine.activation_checkpointing",
+    "compile": "engine.compile",
+    "checkpoint": "save_every",
+    "datastates_ckpt": "save_async",
+    "nebula": "save_async",
+    "steps_per_print": "log_every",
 }
-"""DeepSpeed settings that the recipe has words of its own for."""
+"""DeepSpeed settings that the recipe has words of its own for, by dotted path."""
+DEEPSPEED_IDLE: Mapping[str, str] = {
+    "wall_clock_breakdown": "DeepSpeed would print it, and its printing is switched off",
+    "memory_breakdown": "DeepSpeed would print it, and its printing is switched off",
+    "dump_state": "DeepSpeed would print it, and its printing is switched off",
+    "tensorboard": "every run writes its own `tensorboard/` and `metrics.jsonl`",
+    "csv_monitor": "every run writes its own `metrics.jsonl`",
+    "autotuning": "it starts other programs, by DeepSpeed's launcher",
+    "sequence_parallel_size": "samples are not cut across ranks",
+}
+"""DeepSpeed settings that would do nothing, or something else than they say, and why."""
 
 
 def components(data: Data) -> Iterator[tuple[str, Key, Data]]:
@@ -113,7 +144,7 @@ def component_problems(data: Data, registry: Registry) -> list[Problem]:
                 found.append(Problem(dotted(path), fault, "ask the authors of the plugin to rename it"))
         except PluginError as error:
             found.append(Problem(f"{dotted(path)}.use", f"{error.asked}: {error.found}", error.do))
-    return [*found, *_output(data)]
+    return found
 
 
 def _list(value: Any) -> list[Any]:
@@ -223,23 +254,64 @@ def _heads(data: Data) -> Iterator[Problem]:
 
 
 def _engine(data: Data) -> Iterator[Problem]:
-    engine, config = mapping(data, "engine"), mapping(data, "engine", "config")
-    for key, value in config.items():
-        if key not in DEEPSPEED_KEYS:
+    engine = mapping(data, "engine")
+    yield from _deepspeed(data)
+    if engine.get("use") != "torch":
+        yield from _offload(engine)
+        if engine.get("compile") is True and engine.get("zero") == 3:
+            found = "compiled blocks need whole parameters, and ZeRO 3 cuts them into pieces"
+            yield Problem("engine.compile", found, "remove it, or write `zero: 2`")
+        return
+    offload = any(mapping(engine, "offload").values())
+    for key, value in (("config", engine.get("config")), ("zero", engine.get("zero")), ("offload", offload)):
+        if value:
+            found = "the torch engine has no such setting: it is DeepSpeed's"
+            yield Problem(f"engine.{key}", found, "remove it, or write `use: deepspeed`")
+
+
+def _deepspeed(data: Data) -> Iterator[Problem]:
+    """Settings of `engine.config` that have another place. Which there are at all DeepSpeed is asked itself, later."""
+    config = mapping(data, "engine", "config")
+    for key, word in DEEPSPEED_KEYS.items():
+        *parents, last = key.split(".")
+        inner = mapping(config, *parents)
+        if last not in inner or (word == "engine.precision" and mapping(inner, last).get("enabled") is False):
             continue
-        path, inner = f"engine.config.{key}", value if isinstance(value, Mapping) else {}
-        if key in ("bf16", "fp16", "amp", "torch_autocast") and inner.get("enabled") is False:
-            continue
-        if key == "zero_optimization":
-            if "stage" not in inner:
-                continue
-            path += ".stage"
-        yield Problem(path, "the recipe sets this itself", f"use `{DEEPSPEED_KEYS[key]}` instead")
-    if engine.get("use") == "torch":
-        for key, value in (("config", config), ("zero", engine.get("zero"))):
-            if value:
-                found = "the torch engine has no such setting: it is DeepSpeed's"
-                yield Problem(f"engine.{key}", found, "remove it, or write `use: deepspeed`")
+        yield Problem(f"engine.config.{key}", "the recipe sets this itself", f"use `{word}` instead")
+    for key, reason in DEEPSPEED_IDLE.items():
+        if key in config:
+            yield Problem(f"engine.config.{key}", f"it has no use here: {reason}", "remove it")
+    if not isinstance(config.get("zero_optimization", {}), Mapping):
+        do = "write its settings; the stage alone is `engine.zero`"
+        yield Problem("engine.config.zero_optimization", "expected a mapping", do)
+    for part, word in (("offload_optimizer", "optimizer"), ("offload_param", "parameters")):
+        further = mapping(config, "zero_optimization").get(part)
+        if further and not mapping(data, "engine", "offload").get(word):
+            found = "it goes with offloading, which the recipe does not ask for"
+            yield Problem(f"engine.config.zero_optimization.{part}", found, f"write `engine.offload.{word}` as well")
+
+
+def _offload(engine: Data) -> Iterator[Problem]:
+    offload, zero = mapping(engine, "offload"), engine.get("zero", 0)
+    optimizer, parameters = offload.get("optimizer"), offload.get("parameters")
+    if zero not in (0, 1, 2, 3):
+        return  # said elsewhere
+    if optimizer and zero == 0:
+        found = "without ZeRO the optimizer's state stays where the weights are"
+        yield Problem("engine.offload.optimizer", found, "write `engine.zero: 1` or higher, or remove it")
+    elif optimizer == "nvme" and zero != 3:
+        found = f"ZeRO {zero} keeps it in the host's memory, and only ZeRO 3 on a disk"
+        yield Problem("engine.offload.optimizer", found, "write `cpu`, or `engine.zero: 3`")
+    if parameters and zero != 3:
+        found = f"ZeRO {zero} leaves all parameters on every device: only ZeRO 3 takes them away"
+        yield Problem("engine.offload.parameters", found, "write `engine.zero: 3`, or remove it")
+    disk = "nvme" in (optimizer, parameters)
+    if disk and not offload.get("path"):
+        found = "'nvme' needs a folder on a fast local disk"
+        yield Problem("engine.offload.path" if "path" in offload else "engine.offload", found, "add `path: FOLDER`")
+    if offload.get("path") and not disk:
+        found = "it is the folder of what is offloaded to 'nvme', and nothing is"
+        yield Problem("engine.offload.path", found, "write `optimizer: nvme` or `parameters: nvme`, or remove it")
 
 
 def _batch(data: Data) -> Iterator[Problem]:
@@ -285,9 +357,28 @@ def _controls(data: Data) -> Iterator[Problem]:
         yield Problem("controls", f"'{twice[0]}' is named twice", "name it once")
 
 
-def _output(data: Data) -> Iterator[Problem]:
-    """A recipe may come from a stranger: where it writes outside this folder, the user has to say so."""
-    output = data.get("output")
-    if isinstance(output, str) and (".." in PurePath(output).parts or PurePath(output).is_absolute()):
-        found = f"'{output}' is outside the working directory"
-        yield Problem("output", found, f"say so on the command line: --set output={output}")
+def output_problems(data: Data) -> list[Problem]:
+    """A recipe, and the folder it lies in, may come from a stranger: where it writes outside this folder, also
+    through a link, the user has to say so."""
+    return _outside("output", data.get("output", "runs"), str(data.get("name")))
+
+
+def offload_problems(data: Data) -> list[Problem]:
+    """The same of the folder that DeepSpeed writes to."""
+    return _outside("engine.offload.path", mapping(data, "engine", "offload").get("path"), "zero_stage_3")
+
+
+def _outside(path: str, folder: Any, below: str) -> list[Problem]:
+    if not isinstance(folder, str):
+        return []
+    do = f"say so on the command line: --set {path}={folder}"
+    if ".." in PurePath(folder).parts or PurePath(folder).is_absolute():
+        return [Problem(path, f"'{folder}' is outside the working directory", do)]
+    here = Path.cwd().resolve()
+    try:
+        leads = (here / folder / below).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a null character
+        return [Problem(path, f"{folder!r} is no folder: {error}", "name another folder")]
+    if leads.is_relative_to(here):
+        return []
+    return [Problem(path, f"'{folder}' leads outside the working directory, by a link to {leads}", do)]

@@ -11,8 +11,16 @@ from pydantic import ValidationError
 
 from metaformer.errors import PluginError, Problem, RecipeError
 from metaformer.faults import dotted, explain, known_keys, takes_keys, validated
-from metaformer.recipe import MetricEntry, Recipe
-from metaformer.recipe_check import component_problems, metric_data, structure_problems
+from metaformer.plaintext import printable
+from metaformer.recipe import Engine, MetricEntry, Recipe
+from metaformer.recipe_check import (
+    component_problems,
+    mapping,
+    metric_data,
+    offload_problems,
+    output_problems,
+    structure_problems,
+)
 from metaformer.registry import Registry, registry
 from metaformer.spelling import suggest
 from metaformer.yamlfile import Key, parse_value, read_yaml, write_yaml
@@ -153,7 +161,9 @@ def metric_entry(metric: str | MetricEntry) -> MetricEntry:
 
 def resolved(file: RecipeFile) -> str:
     """The recipe as YAML with every default in place; reads back as the same recipe."""
-    head = f"# Every setting of {file.path.name}, defaults and overrides included.\n"
+    # A line break in the name of the file would end the comment.
+    name = printable(file.path.name, lines=False)
+    head = f"# Every setting of {name}, defaults and overrides included.\n"
     return head + write_yaml(file.recipe.model_dump())
 
 
@@ -180,10 +190,10 @@ def _open(path: Path, sets: Sequence[str]) -> tuple[Source, list[Problem]]:
 
 
 def _finish(source: Source, problems: list[Problem], plugins: Registry) -> list[Problem]:
-    written = {**source.data}
-    if any(given.partition("=")[0].strip() == "output" for given in source.sets):
-        written.pop("output", None)  # the user chose it, so it may be anywhere
-    found = [*problems, *component_problems(written, plugins)]
+    found = [*problems, *component_problems(source.data, plugins), *_engine_problems(source.data)]
+    chosen = {given.partition("=")[0].strip() for given in source.sets}  # may be anywhere
+    found += () if "output" in chosen else output_problems(source.data)
+    found += () if "engine.offload.path" in chosen else offload_problems(source.data)
     if found:
         return source.error(found).problems
     from metaformer.build import probe
@@ -193,6 +203,27 @@ def _finish(source: Source, problems: list[Problem], plugins: Registry) -> list[
     except RecipeError as error:
         return source.error(error.problems).problems
     return []
+
+
+def _engine_problems(data: Mapping[str, Any]) -> list[Problem]:
+    """What this machine and the installed DeepSpeed say to the engine. Asks neither where there is nothing to ask:
+    importing them takes seconds."""
+    try:
+        engine = validated(Engine, mapping(data, "engine"))
+    except ValidationError:
+        return []  # said already
+    found: list[Problem] = []
+    if engine.compile:
+        from metaformer.layers.compile import missing_compiler
+
+        if compiler := missing_compiler():
+            do = "install one (apt-get install g++), name another in the environment variable CXX, or remove it"
+            found.append(Problem("engine.compile", f"it needs a C++ compiler, and there is no '{compiler}'", do))
+    if engine.use == "deepspeed" and (engine.config or engine.offload.path):
+        from metaformer.engine.settings import settings_problems
+
+        found += settings_problems(engine)
+    return found
 
 
 def _elsewhere(parent: Key, key: str) -> str | None:

@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -217,6 +217,36 @@ class Registry:
         for name, caller in self._callers(hook):
             with _origin(name, hook):
                 caller(**arguments)
+
+    def save_states(self, run: Any) -> dict[str, dict[str, Any]]:
+        """Plugin → its version and what it wants to find again when the run goes on."""
+        out = {}
+        for name, caller in self._callers("save_state"):
+            with _origin(name, "save_state"):
+                answers = [answer for answer in caller(run=run) if answer is not None]
+            if answers:
+                out[name] = {"version": self._version(name), "state": dict(answers[0])}
+        return out
+
+    def load_states(self, run: Any, states: Mapping[str, Mapping[str, Any]], warn: Callable[[str], None]) -> None:
+        """Hand every plugin what it said when a checkpoint was saved; `warn` is told of versions that differ. Raises
+        PluginError for one that is gone."""
+        callers = dict(self._callers("load_state"))
+        for name, kept in states.items():
+            if name not in callers:
+                do = f"install {name} {kept['version']} again"
+                raise PluginError(f"go on with {run.path}", f"the plugin '{name}' kept state there and is gone", do)
+            if kept["version"] != self._version(name):
+                warn(f"plugin {name}: the checkpoint is from version {kept['version']}, this is {self._version(name)}")
+            with _origin(name, "load_state"):
+                callers[name](run=run, state=kept["state"])
+
+    def _version(self, name: str) -> str:
+        """The version of the distribution behind a plugin's name; empty for objects registered in this process."""
+        home = name.partition("/")[0]
+        return next(
+            (plugin.version for plugin in self.plugins if canonical(plugin.distribution) == canonical(home)), ""
+        )
 
     def load_weights(self, uri: str) -> Mapping[str, torch.Tensor] | None:
         """The first plugin's answer that is not None, or None: tensors behind a weights URI."""

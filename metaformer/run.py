@@ -3,11 +3,13 @@
 recipe.yaml       as given            metrics.jsonl    one line per step and evaluation
 resolved.yaml     with every default  status.json      running, finished, stopped or failed, and why
 lock.json         versions, digests   checkpoints/     see metaformer.checkpoint
-labels.json       class names         frozen.safetensors, freeze.json, result.json, tensorboard/, controls/
+labels.json       class names         writer           which process writes here, while it does
+frozen.safetensors, freeze.json, best.json, result.json, bad_samples.jsonl, diverged.json, tensorboard/, controls/
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,12 +18,14 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from metaformer.errors import CheckpointError, MetaformerError
+from metaformer.durable import write_atomic
+from metaformer.errors import CheckpointError, MetaformerError, NoSpaceError
 from metaformer.recipe import Recipe
 from metaformer.recipe_file import RecipeFile, read_recipe, resolved
 from metaformer.registry import registry
@@ -50,24 +54,44 @@ class Run:
         """Make the directory and write what was asked; a run that goes on keeps what it was begun with."""
         if not self.writes or (self.path / RESOLVED).exists():
             return
-        try:
+        with self._writing("."):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             (self.path / "recipe.yaml").write_text(self.file.text)
             origin = {"recipe": str(self.file.path), "base": str(self.base), "sets": list(self.file.sets)}
             self.write_json("run.json", origin)
             # Last: the folder is a run from here on.
             write_atomic(self.path / RESOLVED, resolved(self.file))
+
+    def adopt(self, changes: list[str], step: int) -> None:
+        """Go on under this recipe, which differs from the one the run was begun with: keep both, and say since when."""
+        if not self.writes:
+            return
+        with self._writing(RESOLVED):
+            origin = self.read_json("run.json")
+            origin.setdefault("changes", []).append({"step": step, "changes": changes})
+            self.write_json("run.json", origin)
+            write_atomic(self.path / RESOLVED, resolved(self.file))
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Turn what the disk says into an error with the way out."""
+        try:
+            yield
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                do = "make room, then go on with --resume"
+                raise NoSpaceError(f"write {self.path / name}", f"the disk is full: {error}", do) from error
             raise MetaformerError(
                 f"write the run directory {self.path}",
-                str(error),
-                "choose a folder that can be written to: --set output=FOLDER",
+                f"{name}: {error}",
+                "is it there and may it be written to? Otherwise choose another: --set output=FOLDER",
             ) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file of the directory in one move."""
         if self.writes:
-            write_atomic(self.path / name, json.dumps(value, indent=1) + "\n")
+            with self._writing(name):
+                write_atomic(self.path / name, json.dumps(value, indent=1) + "\n")
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the directory, or None where there is none."""
@@ -77,7 +101,7 @@ class Run:
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add a line to a JSONL file of the directory."""
         if self.writes:
-            with (self.path / name).open("a") as file:
+            with self._writing(name), (self.path / name).open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
     def status(self, state: str, step: int, reason: str = "", **more: Any) -> None:
@@ -88,15 +112,21 @@ class Run:
         """Drop lines of steps that a resumed run is about to repeat."""
         path = self.path / "metrics.jsonl"
         if self.writes and path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= step]
+            lines = [line for line, record in self._records(path) if record.get("step", 0) <= step]
             write_atomic(path, "".join(line + "\n" for line in lines))
 
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        path = self.path / "metrics.jsonl"
+        return [record for _, record in self._records(path)] if path.exists() else []
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write beside, then move into place: a reader sees the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)
+    def _records(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        for line in path.read_text().splitlines():
+            try:
+                yield line, json.loads(line)
+            except ValueError:
+                # A process was killed while it wrote this line: it is the last one, and not whole.
+                continue
 
 
 def new_run_name() -> str:
@@ -154,14 +184,22 @@ def lock(run: Run, data: Mapping[str, str], receipts: list[dict[str, Any]]) -> d
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit and cleanliness of the checkout around a folder, or None outside of one."""
 
+    # The folder may be a stranger's: its own settings must not start programs (a file monitor, hooks).
+    harmless = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+
     def ask(*words: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+                ["git", *harmless, "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = ask("rev-parse", "HEAD")
-    return None if commit is None else {"commit": commit, "clean": ask("status", "--porcelain") == ""}
+    if commit is None:
+        return None
+    # Filters are programs that `git status` runs; where the repository brings its own, nobody asks it.
+    filters = ask("config", "--local", "--includes", "--get-regexp", r"^filter\.")
+    clean = None if filters else ask("status", "--porcelain", "--ignore-submodules=all") == ""
+    return {"commit": commit, "clean": clean}

@@ -1,26 +1,64 @@
-"""Everything a run holds while it goes, and how it is prepared: model, data, weights, engine, order."""
+"""Everything a run holds while it goes: what all its parts work on."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from metaformer import build
-from metaformer.checkpoint import load_weights, newest_valid, read_state, restore_rng, save_frozen
 from metaformer.data.order import Order
-from metaformer.engine import Engine, Place, start_engine
-from metaformer.errors import CheckpointError
-from metaformer.model import MetaFormer
+from metaformer.data.stream import BatchStream
+from metaformer.engine import Engine, Place
+from metaformer.engine.base import LossScale
+from metaformer.guard import Spikes
 from metaformer.recipe import Recipe
+from metaformer.registry import registry
 from metaformer.report.console import Console
-from metaformer.run import Run, lock
+from metaformer.run import Run
+from metaformer.saver import Saver
 from metaformer.stopping import StopSignal
-from metaformer.trainable import Certificate
-from metaformer.types import BadSample
+from metaformer.trainable import Certificate, digest, frozen_tensors
+from metaformer.types import Batch
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint keeps beside weights and optimizer state."""
+
+    done: int = 0
+    """Steps made, those included whose update was left out."""
+    position: int = 0
+    """Which step's samples come next: `done`, and one more for every step that a rollback passed over."""
+    seen: int = 0
+    """Samples, over all ranks."""
+    bad: int = 0
+    """Of these, unreadable ones."""
+    evaluated: int | None = None
+    """The step after which the last evaluation was finished."""
+    best: float | None = None
+    left_out: int = 0
+    """Updates left out in a row."""
+    rollbacks: int = 0
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    """Recent losses of each task, for the spike guard."""
+    scale: tuple[float, int] | None = None
+    """The loss scale of fp16, and how many steps it has held."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may say about going on."""
+
+    trust: bool = False
+    """Read optimizer state that holds more than plain data: it may run code."""
+    drift: bool = False
+    """Go on although the recipe's meaning or the data have changed."""
 
 
 @dataclass
@@ -35,133 +73,104 @@ class Session:
     data: dict[str, build.TaskData]
     order: Order
     certificate: Certificate
-    done: int = 0
-    """Updates made."""
-    best: float | None = None
-    bad: list[BadSample] = field(default_factory=list)
-    seen: int = 0
+    saver: Saver
+    spikes: Spikes
+    losses: list[tuple[str, str]]
+    """(task, loss name) of everything that is counted, in one order on all ranks."""
+    progress: Progress = field(default_factory=Progress)
+    batches: BatchStream | None = None
+    current: Batch | None = None
+    """The micro-batch in work, for messages."""
+    failed: Exception | None = None
+    """What went wrong in work of this rank alone; raised on all ranks when they agree the next time."""
 
     @property
     def recipe(self) -> Recipe:
         """The recipe the run follows."""
         return self.run.recipe
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work of one rank (files, plugins, the terminal): its failure waits for the next agreement of all."""
+        try:
+            yield
+        except Exception as error:
+            self.failed = self.failed or error
 
-def prepare(run: Run, place: Place, console: Console, stop: StopSignal) -> Session:
-    """Model, data, weights, engine: everything before the first step."""
-    recipe = run.recipe
-    seed_everything(recipe.seed, place.rank)
-    run.begin()
-    run.status("running", 0, "preparing")
-    model = build.assemble(recipe)
-    data = build.open_data(recipe, model, run.base)
-    checkpoint, wrong = newest_valid(run)
-    if wrong:
-        console.say("unusable checkpoints are passed over: " + "; ".join(wrong))
-    if checkpoint is None and wrong:
-        raise CheckpointError(f"go on with {run.path}", "; ".join(wrong), "start anew with --resume never")
-    if checkpoint is None:
-        run.truncate_metrics(0)
-        build.fit_tokenizers(model, data)
-        receipts = build.load_pretrained(model, recipe, run.base)
-        for receipt in receipts:
-            console.say(str(receipt))
-        fingerprints = {f"{t}.train": d.train.dataset.fingerprint() for t, d in data.items()}
-        fingerprints |= {f"{t}.valid": d.valid.dataset.fingerprint() for t, d in data.items() if d.valid}
-        if place.leads:
-            run.write_json("lock.json", lock(run, fingerprints, [r.to_dict() for r in receipts]))
-        run.write_json("labels.json", {task: spec.classes for task, spec in data.items()})
-        save_frozen(run, model)
-    else:
-        load_weights(run, checkpoint, model)
-    certificate = _starting_certificate(run, model, checkpoint)
-    console.say(describe(model, certificate))
-    session = _session(run, place, console, stop, model, data, certificate)
-    if checkpoint is not None:
-        _resume(session, checkpoint)
-    return session
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint's `state.json`."""
+        progress, cut, engine = self.progress, self.engine.batching, self.recipe.engine
+        progress.losses = self.spikes.seen
+        progress.scale = (self.engine.scale.value, self.engine.scale.good) if self.engine.scale else None
+        return {
+            "progress": asdict(progress),
+            "world": self.place.world,
+            "engine": engine.use,
+            "zero": engine.zero,
+            "cut": {"micro": cut.micro, "per_step": cut.per_step},
+            "frozen": {"tensors": len(self.certificate.digests), "sha256": self.certificate.summary},
+            "plugins": registry().save_states(self.run) if self.place.leads else {},
+        }
 
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` said, but for the engine's own."""
+        known = {key: value for key, value in state["progress"].items() if key in Progress.__dataclass_fields__}
+        self.progress = Progress(**known)
+        guard = self.recipe.guard
+        self.spikes = Spikes(guard.window, guard.threshold, self.progress.losses)
+        if self.engine.scale is not None and self.progress.scale is not None:
+            self.engine.scale = LossScale(*self.progress.scale)
 
-def _session(
-    run: Run,
-    place: Place,
-    console: Console,
-    stop: StopSignal,
-    model: MetaFormer,
-    data: dict[str, build.TaskData],
-    certificate: Certificate,
-) -> Session:
-    recipe = run.recipe
-    engine = start_engine(build.step_module(model, data, recipe), recipe, place)
-    order = Order(
-        recipe.seed,
-        {task: len(spec.train) for task, spec in data.items()},
-        {task: recipe.tasks[task].weight for task in data},
-        engine.batching.micro,
-        engine.batching.per_step,
-    )
-    # Ranks draw different dropout masks; on one rank the draws do not depend on how the model was built.
-    seed_everything(recipe.seed, place.rank)
-    return Session(run, place, console, stop, engine, data, order, certificate)
+    def open_stream(self) -> None:
+        """(Re)open the stream of batches at the run's position."""
+        if self.batches is not None:
+            self.batches.close()
+        loader, place = self.recipe.loader, self.place
+        self.batches = BatchStream(
+            {task: spec.train for task, spec in self.data.items()},
+            self.order.rank_stream(self.progress.position, place.rank, place.world),
+            workers=loader.workers,
+            prefetch=loader.prefetch,
+            timeout=loader.timeout,
+        )
 
 
 def seed_everything(seed: int, rank: int) -> None:
     """Seed the global generators of python, numpy and torch for this rank."""
     entropy = int(np.random.SeedSequence([seed, 4, rank]).generate_state(1)[0])
+    seed_generators(entropy)
+
+
+def seed_generators(entropy: int) -> None:
+    """Seed python's, numpy's and torch's global generators."""
     random.seed(entropy)
     np.random.seed(entropy)
     torch.manual_seed(entropy)
 
 
-def _starting_certificate(run: Run, model: MetaFormer, checkpoint: Path | None) -> Certificate:
-    """Digests at the start of the run; a resumed run keeps to those of its first start."""
-    now = Certificate.of(model)
-    before = run.read_json("freeze.json") if checkpoint is not None else None
-    if before is None:
-        run.write_json("freeze.json", {"start": now.summary, "end": None, "tensors": now.digests})
-        return now
-    first = Certificate(before["tensors"])
-    first.verify(now)
-    return first
-
-
-def _resume(session: Session, checkpoint: Path) -> None:
-    state = read_state(checkpoint)
-    recipe, place = session.recipe, session.place
-    for key, now in (("world", place.world), ("engine", recipe.engine.use), ("zero", recipe.engine.zero)):
-        if state[key] != now:
-            raise CheckpointError(
-                f"go on from {checkpoint}",
-                f"it was saved with {key} {state[key]}, this is {now}",
-                f"use {key} {state[key]}",
-            )
-    session.engine.load(checkpoint / "engine")
-    restore_rng(checkpoint, place.rank)
-    session.done = state["step"]
-    session.run.truncate_metrics(session.done)
-    best = session.run.read_json("best.json")
-    session.best = best["value"] if best else None
-    session.console.say(f"going on from {checkpoint.name}")
-
-
-def describe(model: MetaFormer, certificate: Certificate) -> str:
-    """One line on what is trained and what is not."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    return (
-        f"parameters: {trained:,} trained, {total - trained:,} frozen, {total:,} in all; "
-        f"frozen tensors {len(certificate.digests)}, sha256 {certificate.summary[:12]}"
-    )
-
-
-def certify(session: Session) -> None:
-    """Prove that what was frozen did not change, and write it into the run's record."""
-    with session.engine.whole():
-        end = Certificate.of(session.engine.model) if session.place.leads else session.certificate
-    session.certificate.verify(end)
-    record = {"start": session.certificate.summary, "end": end.summary, "tensors": end.digests}
+def certify(session: Session, checkpoint: str | None = None) -> None:
+    """Prove that what was frozen did not change, and write it into the run's record: for a checkpoint, or, without a
+    name, for the end of the run. Raises FreezeError on all ranks."""
+    digests = {}
+    for name, tensor in frozen_tensors(session.engine.model).items():
+        # One after the other: under ZeRO-3 each is gathered from all ranks.
+        with session.engine.whole([tensor]):
+            if session.place.leads:
+                digests[name] = digest(tensor)
+    now = Certificate(digests) if session.place.leads else session.certificate
+    with session.alone():
+        session.certificate.verify(now)
+    session.place.together(session.failed)
+    if not session.place.leads:
+        return
+    record = session.run.read_json("freeze.json") or {"start": session.certificate.summary, "checkpoints": {}}
+    record["tensors"] = now.digests
+    if checkpoint is None:
+        record["end"] = now.summary
+    else:
+        record.setdefault("checkpoints", {})[checkpoint] = now.summary
     session.run.write_json("freeze.json", record)
-    if end.digests:
+    if checkpoint is None and now.digests:
         session.console.say(
-            f"frozen stayed frozen: {len(end.digests)} tensors bitwise unchanged, sha256 {end.summary[:12]}"
+            f"frozen stayed frozen: {len(now.digests)} tensors bitwise unchanged, sha256 {now.summary[:12]}"
         )

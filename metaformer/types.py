@@ -95,6 +95,8 @@ class Batch:
     ids: list[str]
     bad: list[BadSample] = field(default_factory=list)
     """Samples that could not be read; their rows are missing everything."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Loss name → what it weighs in its step, beside those of the other micro-batches; 1 where nothing is said."""
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Results of passes already made over this very batch; several objectives of a task share them."""
 

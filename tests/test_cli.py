@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from metaformer import __version__, cli, doctor
-from metaformer.commands.output import printable
 from metaformer.discovery import canonical
 from metaformer.errors import DataError, StoppedError
 from metaformer.registry import Registry
@@ -183,32 +182,6 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
 def test_an_interrupt_exits_130(run, monkeypatch):
     monkeypatch.setattr("metaformer.commands.plugins.plugins_command", raising(KeyboardInterrupt()))
     assert run("plugins")[0] == 130
-
-
-def test_words_of_strangers_cannot_steer_a_terminal(run, tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text('name: tiny\n"\\e[2Jsteps": 3\n')
-    _, _, err = run("recipe", "show", recipe)
-    assert r"\x1b[2Jsteps" in err
-    assert "\x1b" not in err
-    assert printable("a\nb\r\x07é") == "a\nb\\x0d\\x07é"
-
-
-def test_output_outside_the_folder_needs_the_users_word(run, tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    source = (
-        (ROOT / "tests" / "broken_recipes" / "02_typo_in_component.yaml")
-        .read_text()
-        .replace("transfomer", "transformer")
-    )
-    for output in ("../elsewhere", "/elsewhere", "runs/../../elsewhere"):
-        recipe.write_text(f"{source}output: {output}\n")
-        code, _, err = run("recipe", "check", recipe)
-        assert code == 2
-        assert f"output: '{output}' is outside the working directory" in err
-        assert f"--set output={output}" in err
-    code, out, _ = run("recipe", "check", recipe, "--set", f"output={tmp_path}")
-    assert (code, out) == (0, f"{recipe}: ok\n")
 
 
 def test_doctor_reports_the_core_and_what_is_broken(run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Our samples are those of the webdataset library; damaged and hostile shards are refused by name."""
+"""Our samples are those of the webdataset library; damaged shards are refused by name. attacks/ has the hostile."""
 
 from __future__ import annotations
 
@@ -109,10 +109,6 @@ def test_brace_expansion() -> None:
     braceexpand = pytest.importorskip("braceexpand").braceexpand
     for pattern in ("a-{000..012}.tar", "{a,b}/{0..2}{x,y}", "plain", "{9..11}", "{03..1}.tar", "{x}.tar"):
         assert expand_braces(pattern) == list(braceexpand(pattern))
-    with pytest.raises(DataError):
-        expand_braces("{0..99999999999}")
-    with pytest.raises(DataError):
-        expand_braces("{0..99999}" * 4)
 
 
 def test_names() -> None:
@@ -126,16 +122,13 @@ def test_wrong_knobs(shards: Path) -> None:
     assert "only local files" in refused(shards="pipe:cat x.tar")
     wrong = refused(shards=".", root=shards, columns={"text": "tex"})
     assert "did you mean 'txt'?" in wrong
-    assert "can run code" in refused(shards=".", root=shards, columns={"x": "pkl"})
     data = WebDataset(shards=".", root=shards, columns={"text": "txt"}, max_bytes=3)
     with pytest.raises(DataError, match="max_bytes"):
         data[0]
 
 
-def hostile(kind: bytes = tarfile.REGTYPE, name: str = "0.txt", link: str = "") -> bytes:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info.tobuf() + bytes(1024)
+def empty(name: str = "0.txt") -> bytes:
+    return tarfile.TarInfo(name).tobuf() + bytes(1024)
 
 
 @pytest.mark.parametrize(
@@ -143,19 +136,13 @@ def hostile(kind: bytes = tarfile.REGTYPE, name: str = "0.txt", link: str = "") 
     [
         (b"", "tar"),
         (b"not a tar" * 100, "tar"),
-        (hostile(tarfile.SYMTYPE, link="/etc/passwd"), "a link to"),
-        (hostile(tarfile.LNKTYPE, link="../x"), "a link to"),
-        (hostile(tarfile.CHRTYPE), "a device"),
-        (hostile(tarfile.FIFOTYPE), "a device"),
-        (hostile(name="../0.txt"), "leaves the archive"),
-        (hostile(name="/0.txt"), "leaves the archive"),
-        (hostile(name="readme"), "found: none"),
-        (hostile()[:512] + hostile(), "two members"),
-        (hostile()[:512], "no end mark"),
-        (hostile()[:512] + b"x" * 512 + hostile(), "damaged"),
+        (empty(name="readme"), "found: none"),
+        (empty()[:512] + empty(), "two members"),
+        (empty()[:512], "no end mark"),
+        (empty()[:512] + b"x" * 512 + empty(), "damaged"),
     ],
 )
-def test_hostile_and_damaged_shards_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_damaged_shards_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "bad.tar"
     path.write_bytes(content)
     message = refused(shards=str(path))
@@ -170,12 +157,6 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     for size in [*range(0, ends, 100), 512, 1536, ends, ends + 511]:
         path.write_bytes(whole[:size])
         assert "bad.tar" in refused(shards=str(path))
-
-
-def test_compressed_shards_say_what_to_do(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w:gz"):
-        pass
-    assert "decompress" in refused(shards=str(tmp_path))
 
 
 def test_undecodable_members_are_data_errors(tmp_path: Path) -> None:

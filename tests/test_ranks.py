@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,29 +12,11 @@ import torch
 
 from metaformer.evaluate import restore
 from metaformer.run import open_run
+from tests.faulty import BIN, ROOT, deepspeed, torchrun
 
 pytestmark = pytest.mark.ranks
-ROOT = Path(__file__).parents[1]
 QUICK = ["steps=6", "batch_size=8", "eval_every=6", "optimizer.lr=1e-2", "schedule.warmup=2"]
 SMALL = ["encoders.shared.dim=16", "encoders.shared.depth=1", "tokenizers.text.max_length=32"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-BIN = Path(sys.executable).parent
-
-
-def deepspeed(ranks: int) -> list[str]:
-    options = ["--num_accelerators", str(ranks), "--master_port", str(free_port()), "--module"]
-    return [str(BIN / "deepspeed"), *options]
-
-
-def torchrun(ranks: int) -> list[str]:
-    return [str(BIN / "torchrun"), "--nproc-per-node", str(ranks), "--master-port", str(free_port()), "-m"]
 
 
 def launch(launcher: list[str], output: Path, *sets: str, recipe: str = "recipes/many_modalities.yaml") -> Path:

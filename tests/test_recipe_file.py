@@ -101,7 +101,7 @@ def test_a_resolved_recipe_reads_back_equal_and_resolves_to_itself(write, tmp_pa
 def test_set_changes_any_value_and_makes_sections_of_defaults(write):
     sets = [
         "optimizer.lr=1e-4",
-        "engine.config.wall_clock_breakdown=true",
+        "engine.config.prescale_gradients=true",
         "tasks.main.metrics.0=f1",
         "tasks.main.data.train.path=other.csv",
         "heads.other={use: regression, reads: left}",
@@ -114,7 +114,7 @@ def test_set_changes_any_value_and_makes_sections_of_defaults(write):
     ]
     recipe = read_recipe(write(), sets).recipe
     assert recipe.optimizer.lr == 1e-4
-    assert recipe.engine.config == {"wall_clock_breakdown": True}
+    assert recipe.engine.config == {"prescale_gradients": True}
     assert recipe.tasks["main"].metrics[0] == "f1"
     assert recipe.tasks["main"].data.train.knobs == {"path": "other.csv"}
     assert recipe.heads["other"].use == "regression"

@@ -16,10 +16,11 @@ from metaformer.checkpoint import newest_valid, verify
 from metaformer.engine import find_place
 from metaformer.errors import CheckpointError, DivergedError, FreezeError, MetaformerError, RecipeError, StoppedError
 from metaformer.loop import run_steps
+from metaformer.prepare import prepare
 from metaformer.recipe_file import read_recipe
 from metaformer.report.console import Console
 from metaformer.run import Run, open_run
-from metaformer.session import certify, prepare
+from metaformer.session import certify
 from metaformer.stopping import StopSignal
 from metaformer.train import train_command
 
@@ -135,10 +136,10 @@ def _stop_after(monkeypatch, step: int) -> None:
 
     original = loop.train_step
 
-    def stopping(session, batches, index):
-        record = original(session, batches, index)
-        if index + 1 == step:
-            session.stop.requested, session.stop.name = True, "SIGTERM"
+    def stopping(session, window):
+        record = original(session, window)
+        if record["step"] == step:
+            session.stop.request("SIGTERM")
         return record
 
     monkeypatch.setattr(loop, "train_step", stopping)

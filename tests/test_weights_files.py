@@ -1,14 +1,8 @@
-"""Weight files: every honest form is read, every dishonest one refused without running or allocating anything."""
+"""Weight files: every honest form is read, every other named for what it is; attacks/ has the dishonest ones."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import pickle
-import struct
-import time
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,86 +52,6 @@ def test_the_state_dict_is_found_inside_a_training_checkpoint(tmp_path: Path, co
     tensors = read_tensors(tmp_path / "x.pth")[0]
     assert_equal(tensors)
     assert not any(tensor.requires_grad for tensor in tensors.values())
-
-
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.mark,)
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle"])
-def test_a_malicious_pickle_is_refused_and_never_run(tmp_path: Path, form: str) -> None:
-    mark, path = tmp_path / "owned", tmp_path / "encoder.pth"
-    content = {"0.norm1.weight": torch.ones(2), "x": Payload(mark)}
-    if form == "plain pickle":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(WeightsError, match="was not run") as caught:
-        read_tensors(path)
-    assert not mark.exists()
-    assert "safetensors" in caught.value.do
-
-
-def test_the_payload_would_have_run(tmp_path: Path) -> None:
-    """Else the test above proves nothing."""
-    mark = tmp_path / "owned"
-    pickle.loads(pickle.dumps(Payload(mark)))
-    assert mark.exists()
-
-
-def header(content: dict[str, Any] | bytes, data: bytes = b"", size: int | None = None) -> bytes:
-    text = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return struct.pack("<Q", len(text) if size is None else size) + text + data
-
-
-def tensor(shape: list[int], start: int, end: int) -> dict[str, Any]:
-    return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-
-
-LIES = {
-    "header longer than the file": header({"a": tensor([1], 0, 4)}, b"\0" * 4, size=2**62),
-    "offsets beyond the end": header({"a": tensor([1000], 0, 4000)}, b"\0" * 4),
-    "shape larger than its bytes": header({"a": tensor([10**6, 10**6], 0, 4)}, b"\0" * 4),
-    "shape that overflows": header({"a": tensor([2**33, 2**33], 0, 4)}, b"\0" * 4),
-    "overlapping tensors": header({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, b"\0" * 12),
-    "bytes that belong to nothing": header({"a": tensor([1], 0, 4)}, b"\0" * 400),
-    "no json": header(b"{" + b"[" * 200_000),
-    "negative offset": header({"a": tensor([1], -4, 0)}, b"\0" * 4),
-    "no tensors": header({}),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_lying_header_is_refused_at_once(tmp_path: Path, lie: str) -> None:
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(LIES[lie])
-    start = time.perf_counter()
-    with pytest.raises(WeightsError, match=r"x\.safetensors"):
-        read_tensors(path)
-    assert time.perf_counter() - start < 1
-
-
-def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.pth"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
-    assert path.stat().st_size < 100_000
-    start = time.perf_counter()
-    with pytest.raises(WeightsError, match="compressed members"):
-        read_tensors(path)
-    assert time.perf_counter() - start < 1
-
-
-def test_a_tensor_that_claims_more_than_its_bytes_is_refused(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1).expand(10**9, 10**6)}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="more than the bytes"):
-        read_tensors(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
-"""YAML: typed as YAML 1.2 says, bounded on hostile input, and written so that it reads back equal."""
+"""YAML: every value with its line, faults named, and written so that it reads back equal; attacks/ has the hostile."""
 
 from __future__ import annotations
 
 import math
 import random
-import time
-from itertools import pairwise
 
 import pytest
 
-from metaformer import yamlfile
 from metaformer.errors import RecipeError
 from metaformer.yamlfile import parse_scalar, parse_value, read_yaml, write_yaml
 
@@ -27,21 +24,6 @@ def refusal(tmp_path, text):
     return problem
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-3", 0.001), ("1.0e-3", 0.001), (".5", 0.5), ("1.", 1.0), ("-7", -7), ("+5", 5), ("012", 12),
-        ("0x10", 16), ("0o17", 15), ("true", True), ("False", False), ("null", None), ("~", None), ("", None),
-        ("-.inf", -math.inf), ("no", "no"), ("on", "on"), ("y", "y"), ("12:30", "12:30"),
-        ("2020-01-01", "2020-01-01"), ("1_000", "1_000"), ("1e", "1e"), ("0x", "0x"), ("nan", "nan"),
-    ],
-)  # fmt: skip
-def test_plain_scalars_are_typed_by_the_core_schema(tmp_path, text, value):
-    found = read(tmp_path, f"a: {text}\n").data["a"]
-    assert (found, type(found)) == (value, type(value))
-    assert read(tmp_path, f'a: "{text}"\n').data["a"] == text
-
-
 def test_every_value_has_its_line(tmp_path):
     text = "a: 1\nb:\n  c: {d: 2,\n    e: 3}\n  f:\n    - 4\n    - g: 5\n"
     lines = read(tmp_path, text).lines
@@ -50,37 +32,10 @@ def test_every_value_has_its_line(tmp_path):
     assert {key: line for key, line in lines.items() if key} == expected
 
 
-M = yamlfile.MAX_BYTES
-LETTERS = "abcdefghij"
-BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
-    f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in pairwise(LETTERS)
-)
-ATTACKS = {
-    "object tag": ("a: 1\nb: !!python/object/apply:os.system [echo]\n", "tag", 2),
-    "plain tag": ("a: !!str 1\n", "tag", 1),
-    "own tag": ("a: !x 1\n", "tag", 1),
-    "tag on a key": ("!!str a: 1\n", "key", 1),
-    "directive": ("%YAML 1.1\n---\na: no\n", "directives", 2),
-    "alias bomb": (BOMB, "aliases expand", 5),
-    "alias of itself": ("a: 1\nb: &b [*b]\n", "contains itself", 2),
-    "unknown alias": ("a: *.weight\n", "stands for nothing", 1),
-    "deep lists": ("a: " + "[" * 10_000, "nested deeper", 1),
-    "deep blocks": ("- " * 10_000, "nested deeper", 1),
-    "deep mappings": ("a: " + "{b: " * 10_000, "nested deeper", 1),
-    "duplicate key": ("a: 1\nb:\n  c: 1\n  c: 2\n", "second time", 4),
+FAULTS = {
     "number as key": ("a: 1\n1: 2\n", "not text", 2),
     "truth as key": ("true: 2\n", "not text", 1),
     "list as key": ("? [a]\n: 2\n", "plain name", 1),
-    "merge key": ("a: &a {b: 1}\nc:\n  <<: *a\n", "merge keys", 3),
-    "two documents": ("a: 1\n---\nb: 2\n", "second document", 2),
-    "too large": (b"a: " + b"x" * 10_000_000, "larger than", None),
-    "long scalar": ("a: " + "x" * (M - 10), "Ki characters", 1),
-    "many words": ("a: " + "x " * (M // 2 - 10), "Ki characters", 1),
-    "many lines": ("x\n" * (M // 2), "Ki characters", 1),
-    "escapes": ('a: "' + "\\n" * (M // 2 - 10) + '"', "Ki characters", 1),
-    "many values": ("a: [" + "1," * (M // 2 - 10) + "1]", "more than", 1),
-    "many items": ("a:\n" + "- 1\n" * (M // 4 - 2), "more than", None),
-    "huge exponent": ("a: 1e999\n", "too large", 1),
     "control characters": ("a: \x01\n", "not YAML", None),
     "not text": (b"a: 1\nb: \xff\n", "not UTF-8", 2),
     "tab": ("a:\n\tb: 1\n", "not YAML", 2),
@@ -90,13 +45,10 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_hostile_input_is_refused_at_once(tmp_path, name):
-    text, found, line = ATTACKS[name]
-    # CPU time: other processes of the machine do not count.
-    start = time.process_time()
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_no_recipe_is_refused(tmp_path, name):
+    text, found, line = FAULTS[name]
     problem = refusal(tmp_path, text)
-    assert time.process_time() - start < 1
     assert found in problem.found
     assert line is None or problem.line == line
     assert len(str(problem)) < 400

@@ -1,4 +1,4 @@
-"""Text on the terminal: tables, and words from strangers that no terminal may obey."""
+"""Text on the terminal: tables and errors, in words that no terminal may obey."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-
-def printable(text: str) -> str:
-    """`text` without control characters, which could move a terminal's cursor or hide what stands there."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+from metaformer.plaintext import printable
 
 
-def print_error(text: str) -> None:
-    """A message on standard error, from rank zero only: under a launcher every rank meets the same fault."""
-    if os.environ.get("RANK", "0") == "0":
+def print_error(text: str, every_rank: bool = False) -> None:
+    """A message on standard error; from rank zero only where every rank under a launcher meets the same fault."""
+    if every_rank or os.environ.get("RANK", "0") == "0":
         print(printable(text), file=sys.stderr)
 
 
@@ -22,7 +19,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     """A table: drawn by rich on a terminal, plain aligned columns elsewhere, so that logs can be searched."""
     if not rows:
         return
-    clean = [[printable(cell) for cell in row] for row in rows]
+    clean = [[printable(cell, lines=False) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

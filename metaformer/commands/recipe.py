@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metaformer.commands.output import print_error
 from metaformer.errors import MetaformerError
+from metaformer.plaintext import printable
 from metaformer.recipe_file import check_file, read_recipe, resolved
 
 
@@ -17,7 +18,7 @@ def check_command(recipes: Sequence[Path], sets: Sequence[str]) -> int:
     for path in recipes:
         fault = check(path, sets)
         if fault is None:
-            print(f"{path}: ok")
+            print(f"{printable(str(path), lines=False)}: ok")
             continue
         print_error(str(fault))
         # A wrong recipe (2) is the more useful answer than a broken plugin (4) met elsewhere.

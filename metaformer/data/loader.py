@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from metaformer.base import Dataset, Preprocess
-from metaformer.data.order import PADDING, Address, sample_seed
+from metaformer.data.order import PADDING, Address, sample_seed, substitutes
 from metaformer.data.target import encode_target, missing, stack_targets
 from metaformer.errors import DataError
 from metaformer.types import BadSample, Batch, Raw, Sample, Target
@@ -64,14 +64,27 @@ class Reader:
     """Target → class names, those of the training set."""
     train: bool
     seed: int = 0
+    substitute: bool = False
+    """Read another sample in the place of an unreadable one."""
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, address: Address) -> Item:
-        """The sample at an address; an unreadable one is empty and says why."""
+        """The sample at an address; an unreadable one says why, and is empty or another one in its place."""
         if address.index == PADDING:
             return self.empty("")
+        item = self._try(address)
+        if item.bad is None or not self.substitute:
+            return item
+        for other in substitutes(self.seed, address, len(self)):
+            found = self._try(other)
+            if found.bad is None:
+                found.bad = item.bad
+                return found
+        return item
+
+    def _try(self, address: Address) -> Item:
         with isolated_rng(sample_seed(self.seed, address)):
             try:
                 return self.item(self.dataset[address.index], self.dataset.sample_id(address.index))
@@ -157,7 +170,6 @@ def load_batches(
     *,
     workers: int = 0,
     prefetch: int = 2,
-    timeout: float = 0.0,
 ) -> Iterator[Batch]:
     """Batches in the order of `addresses`, one per micro-batch, read ahead by `workers` processes."""
     mux = _Mux(readers)
@@ -167,7 +179,6 @@ def load_batches(
         collate_fn=mux.collate,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
-        timeout=timeout if workers else 0,
         # Its own generator: by default every iterator draws a seed from the global one.
         generator=torch.Generator().manual_seed(0),
     )

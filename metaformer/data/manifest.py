@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from metaformer.base import Dataset
 from metaformer.data.column import MAX_CLASSES, Classes, Columns, check_column
-from metaformer.data.table import ArrowRows, CellType, read_csv, read_parquet
+from metaformer.data.table import ArrowRows, CellType, read_csv, read_lines, read_parquet
 from metaformer.errors import DataError
 from metaformer.types import Sample
 
@@ -199,14 +199,13 @@ class JsonRows:
         self._path = path
         names: dict[str, set[str] | None] = {}
         starts, lines, start = [], [], 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    for name, value in self._parse(line.removeprefix(b"\xef\xbb\xbf"), number).items():
-                        self._note(names, name, value)
-                    starts.append(start)
-                    lines.append(number)
-                start += len(line)
+        for number, line in read_lines(path):
+            if line.strip():
+                for name, value in self._parse(line.removeprefix(b"\xef\xbb\xbf"), number).items():
+                    self._note(names, name, value)
+                starts.append(start)
+                lines.append(number)
+            start += len(line)
         self.names = list(names)
         self._texts = names
         self._starts, self._lines = np.array(starts, dtype=np.int64), np.array(lines, dtype=np.int64)

@@ -62,7 +62,8 @@ class Order:
         return out
 
     def rank_stream(self, start: int, rank: int, world: int) -> Iterator[list[Address]]:
-        """The micro-batches of one rank, from the first of step `start` on, for ever."""
+        """The micro-batches of one rank, from the first of step `start` on, for ever. Rank r has those at the places
+        r, r + world, ... of a step."""
         step = start
         while True:
             yield from self.micro_batches(step)[rank::world]
@@ -94,3 +95,15 @@ def sample_seed(seed: int, address: Address) -> int:
     """The seed of a sample's augmentation."""
     entropy = [seed, 3, name_number(address.task), address.epoch, address.index]
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def substitutes(seed: int, address: Address, size: int, tries: int = 8) -> list[Address]:
+    """Which samples stand in for an unreadable one, in order of preference: as random as any, and always the same."""
+    entropy = [seed, 5, name_number(address.task), address.epoch, address.index]
+    draws = np.random.default_rng(entropy).integers(size, size=tries)
+    return [Address(address.task, address.epoch, int(index)) for index in draws if index != address.index]
+
+
+def pass_seed(seed: int, position: int, micro_batch: int) -> int:
+    """The seed of what is drawn during the pass over a micro-batch (dropout): by its place in the run, not by rank."""
+    return int(np.random.SeedSequence([seed, 6, position, micro_batch]).generate_state(1)[0])

@@ -6,6 +6,7 @@ CSV knows no types; see `metaformer.data.manifest` for what its cells become.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,14 @@ from typing import Any, Literal
 from metaformer.errors import DataError
 
 CellType = Literal["int", "float", "str"]
+
+MAX_LINE = 16 << 20
+"""Bytes of one line of CSV or JSON lines."""
+MAX_HEADER = 4 << 20
+"""Characters of a CSV file's line of names."""
+MAX_COLUMNS = 100_000
+MAX_CELLS = 1 << 28
+"""Cells of a Parquet table, which is read whole: 2 GiB of numbers. A few kilobytes can stand for any number."""
 
 INTEGER = r"^[+-]?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -84,7 +93,7 @@ def read_csv(path: Path, delimiter: str, types: Mapping[str, CellType], missing:
         table = pacsv.read_csv(
             path,
             # One thread: only then does Arrow know the number of a malformed row. A row fits in a block.
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=64 << 20),
+            read_options=pacsv.ReadOptions(use_threads=False, block_size=MAX_LINE),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse),
             convert_options=pacsv.ConvertOptions(
                 column_types={name: pa.string() for name in names},
@@ -110,7 +119,8 @@ def read_csv(path: Path, delimiter: str, types: Mapping[str, CellType], missing:
 def _header(path: Path, delimiter: str) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file, delimiter=delimiter, strict=True), [])
+            lines = iter(lambda: file.readline(MAX_HEADER + 1), "")
+            names = next(csv.reader(map(_not_too_long, lines), delimiter=delimiter, strict=True), [])
     except UnicodeDecodeError:
         _check_utf8(path)
         raise
@@ -118,20 +128,40 @@ def _header(path: Path, delimiter: str) -> list[str]:
         raise DataError(f"{path}: a header line of column names", str(error), "repair the first line") from error
     if not names:
         raise DataError(f"{path}: a header line of column names", "an empty file", "write the names first")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > MAX_COLUMNS:
+        found = f"{len(names)} columns, more than {MAX_COLUMNS}"
+        raise DataError(f"{path}: a header line of column names", found, "keep rows of numbers as arrays in .npy files")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"{path}: column names in the header", f"{twice[0]!r} twice", "rename one of them")
     return names
 
 
-def _check_utf8(path: Path) -> None:
+def _not_too_long(line: str) -> str:
+    if len(line) > MAX_HEADER:
+        raise csv.Error(f"more than {MAX_HEADER} characters without a line break")
+    return line
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each line of a file; DataError for one that no memory should have to hold."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                found = f"line {number} has byte 0x{line[error.start]:02x} at {error.start}"
-                raise DataError(f"{path} as UTF-8 text", found, "save the file as UTF-8") from error
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                found = f"more than {MAX_LINE} bytes without a line break"
+                raise DataError(f"{path}: line {number}", found, "keep long values in files of their own")
+            yield number, line
+
+
+def _check_utf8(path: Path) -> None:
+    for number, line in read_lines(path):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"line {number} has byte 0x{line[error.start]:02x} at {error.start}"
+            raise DataError(f"{path} as UTF-8 text", found, "save the file as UTF-8") from error
 
 
 def _check_last_quote(path: Path, table: Any) -> None:
@@ -180,11 +210,25 @@ def _typed(path: Path, name: str, cells: Any, asked: CellType | None) -> Any:
 
 
 def read_parquet(path: Path) -> Any:
-    """The file as an Arrow table."""
+    """The file as an Arrow table; texts as references to the distinct ones, so that none is unfolded a million
+    times before anyone asks."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, memory_map=True, partitioning=None)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            cells = file.metadata.num_rows * file.metadata.num_columns
+            texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        if cells > MAX_CELLS:
+            found = f"{cells} cells, more than {MAX_CELLS}"
+            raise DataError(f"{path} as Parquet", found, "split the file, or leave out columns")
+        return pq.read_table(path, memory_map=True, partitioning=None, read_dictionary=texts)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} as Parquet", str(error), "write the file again; it may be cut short") from error
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    # The others that hold bytes cannot be read as references.
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -23,13 +22,10 @@ from numpy.typing import NDArray
 
 from metaformer.base import Dataset
 from metaformer.data.column import listing, suggestion
+from metaformer.data.tar import read_members
 from metaformer.errors import DataError
 from metaformer.types import Sample
 
-BLOCK = 512
-"""Tar headers and contents start at multiples of this."""
-MAX_MEMBERS = 1_000_000
-"""Members of a shard."""
 MAX_SHARDS = 1_000_000
 """Names that a brace expansion may give."""
 PICKLES = frozenset({"pkl", "pickle", "pyd", "pt", "pth", "joblib"})
@@ -154,7 +150,7 @@ class WebDataset(Dataset):
         try:
             return data if decode is None else decode(data)
         except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError as well
-            raise DataError(asked, f"cannot be decoded: {error}", "write the member again") from error
+            raise DataError(asked, f"cannot be decoded: {str(error)[:200]}", "write the member again") from error
 
 
 def find_shards(shards: str, root: Path | None) -> list[Path]:
@@ -163,12 +159,14 @@ def find_shards(shards: str, root: Path | None) -> list[Path]:
         do = "copy the shards to a local or mounted folder"
         raise DataError(f"shards {shards!r}", "an address or a command; only local files are read", do)
     base = Path() if root is None else Path(root)
-    folder = base / shards
-    if folder.is_dir():
-        found = sorted(folder.glob("*.tar"))
-    else:
-        found = [path for name in expand_braces(shards) for path in _matches(base, name)]
-    absent = [path for path in found if not path.is_file()]
+    try:
+        if (base / shards).is_dir():
+            found = sorted((base / shards).glob("*.tar"))
+        else:
+            found = [path for name in expand_braces(shards) for path in _matches(base, name)]
+        absent = [path for path in found if not path.is_file()]
+    except (OSError, ValueError) as error:  # a name that is too long, a null character
+        raise DataError(f"shards {shards[:80]!r}", str(error)[:200], "name existing .tar files") from error
     if absent or not found:
         missing = f"{len(absent)} of {len(found)} are absent, first {absent[0].absolute()}" if found else "no file"
         raise DataError(f"shards {shards!r}", missing, "name existing .tar files, relative to `root`")
@@ -207,54 +205,13 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def read_headers(path: Path, note: Callable[[bytes], object]) -> Iterator[Member]:
-    """The members of a shard; DataError for a damaged or hostile one. `note` gets what identifies each member."""
-    end = 0
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for count in range(MAX_MEMBERS + 1):
-                info = tar.next()
-                if info is None:
-                    break
-                if count == MAX_MEMBERS:
-                    raise DataError(f"{path}: up to {MAX_MEMBERS} members", "more", "write smaller shards")
-                tar.members.clear()  # type: ignore[attr-defined]  # it keeps every header it has read
-                _refuse(path, info)
-                end = info.offset_data + (-(-info.size // BLOCK) * BLOCK if info.isreg() else 0)
-                key, ending = split_name(info.name)
-                if info.isreg() and key:
-                    note(f"{info.name}\0{info.offset_data}\0{info.size}\0{info.mtime}\0".encode("utf-8", "replace"))
-                    yield key, ending, info.offset_data, info.size
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path} as an uncompressed tar", _damage(path, error), "write the shard again") from error
-    with path.open("rb") as file:
-        # A tar ends with a block of zeros; without it the writer was stopped, or a header inside is damaged.
-        file.seek(end)
-        if file.read(BLOCK) != bytes(BLOCK):
-            found = f"no header and no end mark at byte {end}: it is cut short or damaged"
-            raise DataError(f"{path} as a complete tar", found, "write the shard again")
-
-
-def _damage(path: Path, error: BaseException) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")):
-        return "a compressed file: decompress it, to read samples in any order"
-    return str(error) or type(error).__name__
-
-
-def _refuse(path: Path, info: tarfile.TarInfo) -> None:
-    parts = info.name.split("/")
-    found = ""
-    if info.issym() or info.islnk():
-        found = f"a link to {info.linkname!r}"
-    elif not (info.isreg() or info.isdir()) or info.issparse():
-        found = "a device, pipe or sparse file"
-    elif info.size < 0:
-        found = f"a size of {info.size}"
-    elif info.name.startswith("/") or ".." in parts:
-        found = "a name that leaves the archive"
-    if found:
-        raise DataError(f"{path}: member {info.name!r}", found, "write a shard of plain files")
+    """What is part of a sample in a shard; `note` gets what identifies each member."""
+    for member in read_members(path):
+        key, ending = split_name(member.name)
+        if key:
+            text = f"{member.name}\0{member.offset}\0{member.size}\0{member.mtime}\0"
+            note(text.encode("utf-8", "replace"))
+            yield key, ending, member.offset, member.size
 
 
 def split_name(name: str) -> tuple[str, str]:

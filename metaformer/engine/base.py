@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaformer.errors import Problem, RecipeError
+from metaformer.engine.place import Place
+from metaformer.errors import CheckpointError, Problem, RecipeError
 from metaformer.model import MetaFormer, Step
 from metaformer.recipe import Optimizer, Recipe
 from metaformer.trainable import parameter_groups
 from metaformer.types import Batch
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands among its peers."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @property
-    def leads(self) -> bool:
-        """Rank zero: writes files and talks."""
-        return self.rank == 0
 
 
 @dataclass(frozen=True)
@@ -52,14 +40,41 @@ class Batching:
         return self.micro * self.per_step
 
 
+class LossScale:
+    """The factor that keeps fp16 gradients above zero: halved where a gradient is not finite, doubled after a while.
+
+    Source: arXiv 1710.03740; the constants are those of `torch.amp.GradScaler`."""
+
+    GROWTH_INTERVAL = 2000
+
+    def __init__(self, value: float = 65536.0, good: int = 0) -> None:
+        self.value, self.good = value, good
+
+    def update(self, finite: bool) -> None:
+        """After a step whose gradient was finite, or not."""
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.value = max(self.value / 2, 1.0)
+        elif self.good == self.GROWTH_INTERVAL:
+            self.value, self.good = self.value * 2, 0
+
+
+Write = Callable[[str, Any], None]
+"""(file name, object) → written beside the others, now or soon."""
+
+
 class Engine(ABC):
     """A step module with its optimizer, placed on a device. Every method is called on all ranks together."""
 
-    def __init__(self, step: Step, recipe: Recipe, place: Place) -> None:
+    optimizer: Any
+    """torch's own, or what DeepSpeed has put around it."""
+
+    def __init__(self, step: Step, recipe: Recipe, place: Place, batching: Batching) -> None:
         self.step_module = step
         self.model: MetaFormer = step.model
         self.place = place
-        self.batching = batching(recipe, place.world)
+        self.batching = batching
+        self.scale = LossScale() if recipe.engine.precision == "fp16" else None
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -70,37 +85,55 @@ class Engine(ABC):
         """Add a micro-batch's gradients; the engine divides by `accumulate` and averages over ranks."""
 
     @abstractmethod
-    def step(self, lr: float, measure: bool = True) -> float | None:
-        """Clip, update, zero. Called after every `accumulate` backward passes; returns the global gradient norm
-        before clipping, or None where nothing clips and it need not be measured: that is a pass over all gradients."""
+    def step(self, lr: float) -> float:
+        """Clip, update, zero. Called after every `accumulate` backward passes; returns the global gradient norm before
+        clipping. Where that is not finite nothing was updated, on no rank."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Optimizer state of all ranks, into an existing folder."""
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole gradients by parameter name, between the last backward pass and `step`."""
 
     @abstractmethod
-    def load(self, folder: Path) -> None:
-        """What `save` wrote, for the same number of ranks."""
+    def save(self, folder: Path, write: Write) -> None:
+        """Hand over this rank's optimizer state, for files in an existing folder."""
 
     @abstractmethod
-    def whole(self) -> AbstractContextManager[None]:
-        """Inside, every parameter is whole on every rank."""
+    def load(self, folder: Path, trust: bool = False) -> None:
+        """What `save` wrote, for the same engine, stage and number of ranks. Only plain tensors and numbers are read,
+        unless `trust` says that the files may run code."""
 
-    def agree(self, values: Sequence[float]) -> list[float]:
-        """The largest of each value over all ranks."""
-        if self.place.world == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.place.device)
-        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-        return [float(v) for v in tensor]
+    @abstractmethod
+    def whole(self, tensors: Sequence[Tensor], write: bool = False) -> AbstractContextManager[None]:
+        """Inside, these parameters are whole on every rank. `write`: changes made there, on all ranks alike, stay."""
 
-    def total(self, values: Sequence[float]) -> list[float]:
-        """The sum of each value over all ranks."""
-        if self.place.world == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.place.device)
-        torch.distributed.all_reduce(tensor)
-        return [float(v) for v in tensor]
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """Roughly what the files of `save` will hold on all ranks."""
+
+
+def state_per_parameter(spec: Optimizer) -> int:
+    """How many numbers the optimizer keeps for each trained one."""
+    if spec.use == "sgd":
+        return 1 if spec.momentum else 0
+    return 2
+
+
+def recut(old: Batching, world: int, tasks: int) -> Batching:
+    """The steps of a run that was begun on another number of ranks, on this one: the same samples in every step, in
+    micro-batches of the same size where they divide. Raises CheckpointError where that cannot be."""
+    if old.per_step % world == 0:
+        return Batching(old.micro, old.per_step // world, world)
+    # A micro-batch belongs to one task: only with a single task may the step be cut anew.
+    if tasks == 1 and old.total % world == 0:
+        accumulate = max(1, -(-old.total // (world * old.micro)))
+        while old.total % (world * accumulate):
+            accumulate += 1
+        return Batching(old.total // (world * accumulate), accumulate, world)
+    raise CheckpointError(
+        f"go on with {world} ranks",
+        f"a step of this run has {old.per_step} micro-batches of {old.micro} samples, which {world} ranks cannot share",
+        f"use a number of ranks that divides {old.per_step}",
+    )
 
 
 def batching(recipe: Recipe, world: int) -> Batching:
@@ -137,13 +170,18 @@ def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None, measure: bool) -> float | None:
-    """Global gradient norm before clipping to `limit`. Without a limit it is measured where asked for, else None."""
-    if limit is not None:
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
-    if not measure:
-        return None
-    return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
+    """Global gradient norm before clipping to `limit`. Gradients whose norm is not finite are left alone."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    value = float(norm)
+    if limit is not None and math.isfinite(value):
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return value
+
+
+def size_of(parameter: Tensor) -> int:
+    """How many numbers a parameter has: ZeRO-3 keeps an empty stand-in, with the true size in `ds_numel`."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def set_lr(groups: Iterable[dict[str, Any]], lr: float) -> None:

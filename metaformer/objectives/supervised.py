@@ -47,6 +47,12 @@ class Supervised(Objective):
         prediction = model.predict(batch, self.head)
         return {self.head: self.loss(prediction.value.float(), batch.targets[self.target], prediction.present)}
 
+    def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:
+        target = batch.targets[self.target]
+        counts = ~target.isnan() if target.is_floating_point() else target != IGNORE
+        present = torch.stack([batch.present[stream] for stream in model.sources(self.head)]).any(dim=0)
+        return {self.head: float((counts & present.view(-1, *[1] * (target.dim() - 1))).sum())}
+
     @abstractmethod
     def form(self, predicts: str) -> Literal["class", "classes", "multilabel", "values"]:
         """Kind of target that goes with what the head predicts."""

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from metaformer.plaintext import printable
+
 LOG_WIDTH = 120
 """Columns of tables in logs, where no terminal says."""
 
@@ -25,22 +27,22 @@ class Console:
         self._task: Any = None
 
     def say(self, text: str) -> None:
-        """A line, as it is: no markup is read from it."""
-        self._out.print(Text(text))
+        """Lines, as they are: no markup is read from them, and no terminal obeys them."""
+        self._out.print(Text(printable(text)))
 
     def begin(self, name: str, start: int, steps: int) -> None:
         """Show the bar, where there is a terminal."""
         if self._out.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}"),
+                TextColumn("{task.fields[numbers]}", markup=False),
                 console=self._out,
                 transient=True,
             )
-            self._task = self._bar.add_task(name, total=steps, completed=start, numbers="")
+            self._task = self._bar.add_task(printable(name, lines=False), total=steps, completed=start, numbers="")
             self._bar.start()
 
     def step(self, record: Mapping[str, Any], steps: int, log: bool, left: float) -> None:
@@ -62,12 +64,16 @@ class Console:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A small table."""
-        table = Table(title=Text(title), title_justify="left")
+        table = Table(title=_text(title), title_justify="left")
         for i, column in enumerate(columns):
-            table.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
+            table.add_column(_text(column), justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*[Text(cell) for cell in row])
+            table.add_row(*[_text(cell) for cell in row])
         self._out.print(table)
+
+
+def _text(cell: str) -> Text:
+    return Text(printable(cell, lines=False))
 
 
 def numbers(record: Mapping[str, Any]) -> str:

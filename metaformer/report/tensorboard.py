@@ -13,12 +13,24 @@ class TensorBoard:
 
     def __init__(self) -> None:
         self._writer: Any = None
+        self._step = 0
+        self._resumed: int | None = None
 
     @hookimpl
     def run_started(self, run: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(run.path / "tensorboard")
+        # Points after the checkpoint that a run goes on from are about to be drawn again.
+        purge = None if self._resumed is None else self._resumed + 1
+        self._writer, self._resumed = SummaryWriter(run.path / "tensorboard", purge_step=purge), None
+
+    @hookimpl
+    def save_state(self, run: Any) -> dict[str, int]:
+        return {"step": self._step}
+
+    @hookimpl
+    def load_state(self, run: Any, state: Mapping[str, Any]) -> None:
+        self._step = self._resumed = state["step"]
 
     @hookimpl
     def step_finished(self, run: Any, record: Mapping[str, Any]) -> None:
@@ -35,6 +47,7 @@ class TensorBoard:
             self._writer = None
 
     def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
+        self._step = record["step"]
         if self._writer is None:
             return
         for key, value in record.items():

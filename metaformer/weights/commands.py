@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metaformer.errors import UsageError, WeightsError
+from metaformer.plaintext import printable
 from metaformer.weights.files import exists, file_digest, write_tensors
 from metaformer.weights.layouts import NORMS, Plan, blocks_only, make_plan
 from metaformer.weights.receipt import as_yaml, fold
@@ -26,26 +27,26 @@ def inspect_command(uri: str) -> None:
     files = source.digests()
     parameters = sum(tensor.numel() for tensor in source.tensors.values())
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()})
-    print(uri)
+    _say(uri)
     for path, (name, digest) in zip(source.files, files.items(), strict=True):
-        print(f"  file     {name}, {path.stat().st_size:,} bytes, {digest}")
-    print(f"  digest   {source.digest(files)}")
-    print(f"  tensors  {len(source.tensors):,} with {parameters:,} values ({', '.join(types)})")
+        _say(f"  file     {name}, {path.stat().st_size:,} bytes, {digest}")
+    _say(f"  digest   {source.digest(files)}")
+    _say(f"  tensors  {len(source.tensors):,} with {parameters:,} values ({', '.join(types)})")
     try:
         plan = make_plan(source.tensors, f"weights {uri!r}")
     except WeightsError as error:
-        print(f"  layout   none for an encoder: {error.found}")
+        _say(f"  layout   none for an encoder: {error.found}")
         _print_names("names", list(source.tensors), "as they are")
         return
-    print(f"  layout   {plan.layout.name}" + (f", under {plan.prefix.rstrip('.')!r}" if plan.prefix else ""))
-    print(f"  encoder  {_sizes(plan, source)}")
+    _say(f"  layout   {plan.layout.name}" + (f", under {plan.prefix.rstrip('.')!r}" if plan.prefix else ""))
+    _say(f"  encoder  {_sizes(plan, source)}")
     for reason in dict.fromkeys(plan.unused.values()):
         _print_names("unused", [key for key, why in plan.unused.items() if why == reason], reason)
     _print_names("unknown", plan.unknown, "outside the blocks")
     _print_names("no place", plan.stray, "inside the blocks: our encoder has nothing like it")
     for key, absent in plan.incomplete.items():
-        print(f"  no place {key}: lacks {', '.join(absent)}")
-    print(f"  recipe   {recipe_entry(plan, source)}")
+        _say(f"  no place {key}: lacks {', '.join(absent)}")
+    _say(f"  recipe   {recipe_entry(plan, source)}")
 
 
 def convert_command(uri: str, output: Path, part: str | None = None, to: str = "metaformer") -> None:
@@ -77,7 +78,7 @@ def convert_command(uri: str, output: Path, part: str | None = None, to: str = "
         FACTS_KEY: json.dumps(facts),
     }
     write_tensors(output, tensors, metadata)
-    print(f"{output}: {len(tensors)} tensors as {to}, {output.stat().st_size:,} bytes, {file_digest(output)}")
+    _say(f"{output}: {len(tensors)} tensors as {to}, {output.stat().st_size:,} bytes, {file_digest(output)}")
     _print_names("dropped", [*plan.unused, *plan.unknown], "not the encoder's")
     if to == "meta_transformer":
         _print_names("dropped", [key for key in plan.mapped if key.split(".")[0] in NORMS], "blocks only, by format")
@@ -145,4 +146,9 @@ def _open(uri: str, part: str | None) -> Source:
 
 def _print_names(title: str, names: list[str] | tuple[str, ...], why: str) -> None:
     if names:
-        print(f"  {title:<8} {len(names)}: {', '.join(fold(names))} ({why})")
+        _say(f"  {title:<8} {len(names)}: {', '.join(fold(names))} ({why})")
+
+
+def _say(text: str) -> None:
+    """A line on standard output: names of tensors are a stranger's words."""
+    print(printable(text))

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import mmap
 import os
+import pickletools
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -124,8 +128,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     zipped = zipfile.is_zipfile(path)
-    if zipped:
-        _refuse_compressed(path)
+    _refuse_bombs(path, _pickles(path) if zipped else None)
     try:
         # Training scripts keep their arguments beside the weights as a Namespace, which is inert.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -140,16 +143,50 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return _unwrap(path, content)
 
 
-def _refuse_compressed(path: Path) -> None:
-    """torch stores its members as they are; compressed ones can unpack to any size."""
+def _pickles(path: Path) -> tuple[int, ...]:
+    """Where the pickles of a zipped torch file begin. Members must be stored as they are, as torch writes them:
+    compressed ones can unpack to any size."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            starts = []
+            for member in members:
+                if member.filename.lower().endswith("data.pkl"):  # torch's reader ignores case
+                    file.seek(member.header_offset + 26)
+                    name, extra = struct.unpack("<HH", file.read(4))
+                    starts.append(member.header_offset + 30 + name + extra)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise _unreadable(path, f"a damaged archive: {error}") from error
     compressed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
     if compressed:
         raise _unreadable(path, f"an archive with compressed members ({compressed[0]}), not written by torch")
+    return tuple(starts)
+
+
+def _refuse_bombs(path: Path, starts: tuple[int, ...] | None) -> None:
+    """`weights_only` lets `bytearray(10**11)` pass: a call without harm but for its size. No state dict has any.
+
+    `starts`: where the pickles of the file begin; None for the five in a row of the older format."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for start in (0, None, None, None, None) if starts is None else starts:
+            if start is not None:
+                content.seek(start)
+            if any(name.endswith(" bytearray") for name in _called(content)):
+                raise _unreadable(path, "it makes byte arrays of any size, which are no tensors")
+
+
+def _called(content: mmap.mmap) -> set[str]:
+    """Names that the pickle at the file's position mentions, up to where it is damaged."""
+    names: set[str] = set()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in strings that are none
+            for operation, argument, _ in pickletools.genops(cast(IO[bytes], content)):
+                if operation.name in ("GLOBAL", "INST"):
+                    names.add(str(argument))
+    except (ValueError, IndexError, struct.error, OverflowError, MemoryError):
+        pass  # no pickle from here on: what is wrong with it is for torch to say
+    return names
 
 
 def _code_in(path: Path) -> str:
@@ -168,9 +205,14 @@ def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
             return tensors
         inner = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
-            raise _unreadable(path, f"a dictionary without tensors; its keys are {list(content)[:8]}")
+            raise _unreadable(path, f"a dictionary without tensors; its keys are {_keys(content)}")
         content = content[inner]
     raise _unreadable(path, f"a {type(content).__name__} instead of a dictionary of tensors")
+
+
+def _keys(content: Mapping[Any, Any]) -> list[str]:
+    """The first keys, short: those of a stranger may be of any kind and size."""
+    return [key[:40] if isinstance(key, str) else type(key).__name__ for key in list(content)[:8]]
 
 
 def _refuse_odd(path: Path, key: str, tensor: Tensor) -> None:

@@ -25,6 +25,10 @@ MAX_PIXELS = 2**26
 """Default cap on decoded pixels, 67 million: above today's consumer cameras, below a gigabyte of memory."""
 PILLOW_LIMIT = 2 * 89_478_485
 """Pillow itself refuses more than twice its `Image.MAX_IMAGE_PIXELS`."""
+TILE_TAGS = (322, 323)
+"""TileWidth and TileLength of TIFF."""
+MAX_TILE = 2**22
+"""Pixels of a TIFF tile beyond what the picture itself has: 2048x2048, eight times as wide as is usual."""
 WHITE = (255, 255, 255)
 
 
@@ -89,8 +93,19 @@ def _normal(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             f"{width}x{height} = {width * height} pixels, more than max_pixels {max_pixels}",
             "make it smaller, or raise the tokenizer's `max_pixels` if you trust where it comes from",
         )
+    _refuse_tiles(image, name)
     image.load()
     return _opaque(_eight_bit(ImageOps.exif_transpose(image), name))
+
+
+def _refuse_tiles(image: Image.Image, name: str) -> None:
+    """The TIFF decoder makes room for a whole tile, which may be any size around a picture of few pixels."""
+    if image.format != "TIFF":
+        return
+    width, height = (int(image.tag_v2.get(tag, 0)) for tag in TILE_TAGS)
+    if width * height > max(MAX_TILE, 2 * image.size[0] * image.size[1]):
+        found = f"tiles of {width}x{height} in a picture of {image.size[0]}x{image.size[1]}"
+        raise DataError(f"read image {name}", found, "save it with smaller tiles, such as 256x256")
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:

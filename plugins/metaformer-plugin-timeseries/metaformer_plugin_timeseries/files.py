@@ -27,14 +27,24 @@ def read_series(path: Path, columns: Sequence[str], longest: int) -> np.ndarray:
         if suffix in (".csv", ".tsv"):
             return _read_csv(path, columns, longest, "," if suffix == ".csv" else "\t")
     # All of these come out of numpy's and csv's readers for damaged files.
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError, csv.Error) as error:
-        raise DataError(f"time series file {path}", str(error), "give a readable file") from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TypeError,
+        ArithmeticError,
+        tokenize.TokenError,
+        csv.Error,
+    ) as error:
+        raise DataError(f"time series file {path}", str(error)[:200], "give a readable file") from error
     raise DataError(f"time series file {path}", f"suffix {suffix!r}", "give a .csv, .tsv or .npy file")
 
 
 def _read_npy(path: Path, longest: int) -> np.ndarray:
     # Mapped, not read: a header that lies about its size cannot make us allocate it; objects are refused.
-    table = np.lib.format.open_memmap(path, mode="r")
+    with np.errstate(over="raise"):  # a shape whose product does not fit 64 bits
+        table = np.lib.format.open_memmap(path, mode="r")
     if table.dtype.kind not in "biuf":
         raise ValueError(f"entries of type {table.dtype}, where numbers are needed")
     return np.array(table[: longest + 1] if table.ndim else table, dtype=np.float64)

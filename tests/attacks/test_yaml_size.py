@@ -1,0 +1,34 @@
+"""S4. YAML of ten megabytes, with a value of any length, or with too many of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from metaformer import yamlfile
+from metaformer.errors import RecipeError
+from metaformer.yamlfile import read_yaml
+
+M = yamlfile.MAX_BYTES
+ATTACKS = {
+    "too large": (b"a: " + b"x" * 10_000_000, "larger than", None),
+    "long scalar": ("a: " + "x" * (M - 10), "Ki characters", 1),
+    "many words": ("a: " + "x " * (M // 2 - 10), "Ki characters", 1),
+    "many lines": ("x\n" * (M // 2), "Ki characters", 1),
+    "escapes": ('a: "' + "\\n" * (M // 2 - 10) + '"', "Ki characters", 1),
+    "many values": ("a: [" + "1," * (M // 2 - 10) + "1]", "more than", 1),
+    "many items": ("a:\n" + "- 1\n" * (M // 4 - 2), "more than", None),
+    "huge exponent": ("a: 1e999\n", "too large", 1),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_it_is_refused_at_once(tmp_path, refuse, memory, name):
+    text, found, line = ATTACKS[name]
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with memory(200):
+        refusal = refuse(lambda: read_yaml(path), found, RecipeError)
+    (problem,) = refusal.problems
+    assert found in problem.found
+    assert line is None or problem.line == line
+    assert len(str(problem)) < 400

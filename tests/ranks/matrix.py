@@ -1,0 +1,81 @@
+"""What a rank of tests/test_resume_ranks.py runs: many small runs, one after the other, in one process.
+
+    python -m tests.ranks.matrix OUTPUT straight|resume
+
+`straight` trains every case to its end under OUTPUT/straight and, under OUTPUT/parts, up to a signal in the middle;
+`resume`, in new processes, goes on with those.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from pathlib import Path
+
+from metaformer.errors import StoppedError
+from metaformer.hookspecs import hookimpl
+from metaformer.registry import registry
+from metaformer.train import train_command
+from tests.faulty import SMALL
+
+HALF = 10
+CASES = {
+    f"zero{zero}_{trainable.replace('-', '')}_x{accumulate}": (
+        f"engine={{use: deepspeed, zero: {zero}, clip: 1.0, threads: 1, micro_batch: 2, accumulate: {accumulate}}}",
+        "batch_size=null",
+        f"trainable={trainable}",
+    )
+    for zero, trainable, accumulate in itertools.product(range(4), ("frozen", "lora", "tuned"), (1, 3))
+}
+"""Every ZeRO stage with what is trained and with how many passes a step has: bar R1."""
+TEACHERS = {
+    f"teacher_zero{zero}": (
+        f"engine={{use: deepspeed, zero: {zero}, threads: 1}}",
+        "tasks.signs.objective=[{use: cross_entropy, head: sign}, {use: teacher, head: sign}]",
+    )
+    for zero in (0, 2, 3)
+}
+PRECISION = {
+    f"fp16_zero{zero}": (f"engine={{use: deepspeed, zero: {zero}, precision: fp16, clip: 1.0, threads: 1}}",)
+    for zero in (0, 1, 3)
+}
+
+
+class StopHalfway:
+    """A plugin that sends rank zero the signal that a cluster would send."""
+
+    @hookimpl
+    def step_finished(self, run, record):
+        if record["step"] == HALF:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(folder: Path, case: str, sets: tuple[str, ...], resume: str = "never") -> None:
+    common = ("steps=20", "encoders.shared.dim=64", "encoders.shared.depth=2", "eval_every=5", f"name={case}")
+    train_command([SMALL], [*common, *sets, f"output={folder}"], resume)
+
+
+def main() -> None:
+    output, phase = Path(sys.argv[1]), sys.argv[2]
+    wanted = sys.argv[3].split(",") if len(sys.argv) > 3 else None
+    for case, sets in {**CASES, **TEACHERS, **PRECISION}.items():
+        if wanted is not None and case not in wanted:
+            continue
+        if phase == "resume":
+            train(output / "parts", case, sets, "auto")
+            continue
+        train(output / "straight", case, sets)
+        if os.environ["RANK"] == "0":
+            registry().register_observer(StopHalfway(), "halfway")
+        try:
+            train(output / "parts", case, sets)
+        except StoppedError:
+            registry().unregister_observer("halfway")
+        else:
+            raise AssertionError(f"{case} was not stopped")
+
+
+if __name__ == "__main__":
+    main()
