@@ -6,6 +6,7 @@ AdamW with one rate and neither weight decay nor clipping. Ours takes pixels as 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -124,9 +125,11 @@ def our_recipe(o: Options, engine: str) -> Any:
 
 def start_ours(o: Options, engine_name: str, trainable: str | tuple[str, ...]) -> dict[str, Step]:
     """Our engine in the training loop's order, and the bare loop over the very same model and optimizer."""
+    from metaformer.data.order import pass_seed
     from metaformer.engine import find_place, start_engine
     from metaformer.model import Step as StepModule
     from metaformer.schedule import learning_rate
+    from metaformer.session import seed_generators
     from metaformer.types import Batch
 
     recipe = our_recipe(o, engine_name)
@@ -140,14 +143,17 @@ def start_ours(o: Options, engine_name: str, trainable: str | tuple[str, ...]) -
 
     def step() -> float:
         nonlocal done
+        engine.place.together(None, [0.0])
+        seed_generators(pass_seed(0, done, 0))
         out = engine.forward(batch.to(engine.place.device))
-        finite = engine.agree([0.0 if torch.isfinite(out["loss"]) else 1.0])
-        assert not finite[0]
+        loss = out["loss"].item()
+        wrong, _ = engine.place.total([float(not math.isfinite(loss)), loss])
+        assert not wrong
         engine.backward(out["loss"])
-        rate = learning_rate(done, recipe.steps, recipe.optimizer.lr, recipe.schedule)
-        engine.step(rate, measure=done % recipe.log_every == 0)
+        norm = engine.step(learning_rate(done, recipe.steps, recipe.optimizer.lr, recipe.schedule))
+        assert math.isfinite(norm)
         done += 1
-        return engine.total([out["loss"].item()])[0]
+        return loss
 
     def bare() -> float:
         out = module(batch)

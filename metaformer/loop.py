@@ -146,7 +146,7 @@ def _mean(losses: Losses) -> float:
 def _judge(session: Session, own: Sequence[tuple[str, float]]) -> tuple[str, Losses]:
     """What the losses of all ranks say about the step: nothing, `nonfinite` or `spike`; and the losses."""
     tasks = list(session.data)
-    sums = [sum(loss for task, loss in own if task == name) for name in tasks]
+    sums = [sum((loss for task, loss in own if task == name), 0.0) for name in tasks]
     counts = [float(sum(task == name for task, _ in own)) for name in tasks]
     wrong = float(sum(not math.isfinite(loss) for _, loss in own))
     wrong, *both = session.place.total([wrong, *sums, *counts])

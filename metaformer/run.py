@@ -10,6 +10,7 @@ frozen.safetensors, freeze.json, best.json, result.json, bad_samples.jsonl, dive
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -163,10 +164,7 @@ def lock(run: Run, data: Mapping[str, str], receipts: list[dict[str, Any]]) -> d
     return {
         "recipe_sha256": hashlib.sha256((run.path / RESOLVED).read_bytes()).hexdigest(),
         "python": sys.version.split()[0],
-        "packages": {
-            d.metadata["Name"]: d.version
-            for d in sorted(metadata.distributions(), key=lambda d: str(d.metadata["Name"]).lower())
-        },
+        "packages": packages(),
         "plugins": {plugin.distribution: plugin.version for plugin in registry().plugins},
         "weights": receipts,
         "data": dict(data),
@@ -179,6 +177,13 @@ def lock(run: Run, data: Mapping[str, str], receipts: list[dict[str, Any]]) -> d
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Every installed distribution and its version; read once per process, because it takes most of a second."""
+    found = {about["Name"]: about["Version"] for about in (d.metadata for d in metadata.distributions())}
+    return dict(sorted(found.items(), key=lambda item: str(item[0]).lower()))
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

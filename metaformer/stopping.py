@@ -23,6 +23,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN = 0.5
 """Seconds between two signals of one kind that make the second one a demand to end at once. Ctrl-C reaches a rank from
 the terminal and from its launcher as well, almost at the same time: that is one request."""
+_END = b"\0"
+"""No signal has this number."""
 _numbers = itertools.count()
 
 
@@ -61,8 +63,10 @@ class StopSignal:
         for number, old in self._old.items():
             signal.signal(number, old)
         signal.set_wakeup_fd(self._fd)
-        self._ends[1].close()
+        # A word, not only the end of the line: a data worker that was forked in the meantime holds the line open.
+        self._ends[1].send(_END)
         self._thread.join()
+        self._ends[1].close()
         self._ends[0].close()
         self._ends = None
 
@@ -89,6 +93,8 @@ class StopSignal:
         listening.setblocking(True)
         while data := listening.recv(64):
             for number in data:
+                if number == _END[0]:
+                    return
                 if number in _SIGNALS:
                     self._count(number)
 

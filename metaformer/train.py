@@ -241,7 +241,17 @@ def train(run: Run, place: Place, console: Console, options: Options | None = No
         finally:
             console.end()
             if place.leads:
-                registry().observe("run_finished", run=run, error=error)
+                _tell_the_end(run, error)
+
+
+def _tell_the_end(run: Run, error: BaseException | None) -> None:
+    """Observers hear of the end; one that fails then does not take the place of what ended the run."""
+    try:
+        registry().observe("run_finished", run=run, error=error)
+    except MetaformerError as second:
+        if error is None:
+            raise
+        error.add_note(str(second))
 
 
 def _lock(run: Run, place: Place, console: Console, stack: ExitStack) -> None:

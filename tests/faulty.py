@@ -153,3 +153,12 @@ def plugin(monkeypatch: Any) -> Iterator[None]:
         yield
     finally:
         registry.cache_clear()
+
+
+def train_here(output: Path, *sets: str, resume: str = "never", **options: bool) -> Path:
+    """A small run in this process, inside `plugin`; its directory. A tenth of the time of a process of its own."""
+    from metaformer.session import Options
+    from metaformer.train import train_command
+
+    train_command([SMALL], [*sets, f"output={output}"], resume, Options(**options))
+    return only_run(output)

@@ -1,4 +1,4 @@
-"""The step benchmark runs, and its contenders compute the same: no time is judged here."""
+"""The step benchmark runs, and its contenders compute the same: no time is judged here. Kills, and a short soak."""
 
 import json
 import os
@@ -28,3 +28,26 @@ def test_contenders_have_equal_losses(tmp_path):
     assert rows["prefix"]["loss"][0] == pytest.approx(rows["timm"]["loss"][0], rel=1e-5)
     assert rows["tuned"]["loss"][2] < rows["tuned"]["loss"][0]
     assert "engine and loop / bare loop" in done.stdout
+
+
+def run(*words: str) -> str:
+    """The last line of a benchmark that has to end well."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.ranks
+def test_nothing_is_lost_to_five_kills():
+    said = run("benchmarks/kill9.py", "--points", "5", "--inside", "1")
+    assert said.startswith("5 kills (seed 0)")
+    assert "0 unusable checkpoints" in said
+    assert "curve and weights bitwise equal to the undisturbed run" in said
+
+
+def test_open_files_threads_and_shared_memory_stay_as_they_are():
+    # Memory needs more steps to show: `python benchmarks/soak.py`.
+    said = run("benchmarks/soak.py", "--steps", "200", "--any-slope")
+    assert "left in /dev/shm: nothing" in said

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from metaformer.engine import Batching, recut
 from metaformer.engine.place import read_ranks
-from metaformer.errors import CheckpointError
-from tests.faulty import arguments, curve, only_run, run, run_ranks, status, steps
+from metaformer.errors import CheckpointError, PluginError
+from tests.faulty import arguments, curve, only_run, plugin, run_ranks, status, steps, train_here
 
 pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(autouse=True)
+def faults(monkeypatch):
+    with plugin(monkeypatch):
+        yield
+
+
 CUT = ("batch_size=null", "steps=12")
 
 
@@ -48,8 +57,8 @@ def test_the_number_of_ranks_changes_no_sample_and_no_loss(straight, tmp_path, w
     """Bar R5, with dropout: what is drawn depends on the place in the run, not on the rank. The second case cuts the
     step into passes of another size, which a single task allows."""
     sets = engine(1, accumulate=4) if per_rank == 4 else engine(1, micro=8, accumulate=1)
-    run(arguments(tmp_path, *CUT, sets, "encoders.shared.drop=0.0" if per_rank == 1 else "log_every=1"))
-    ours, theirs = curve(only_run(tmp_path)), curve(straight)
+    path = train_here(tmp_path, *CUT, sets, "encoders.shared.drop=0.0" if per_rank == 1 else "log_every=1")
+    ours, theirs = curve(path), curve(straight)
     assert [r["data"] for r in ours] == [r["data"] for r in theirs]
     if per_rank == 4:
         check(ours, theirs)
@@ -57,13 +66,12 @@ def test_the_number_of_ranks_changes_no_sample_and_no_loss(straight, tmp_path, w
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("zero", [0, 3, None])
-def test_a_run_goes_on_with_fewer_ranks_and_another_stage(straight, two_ranks, tmp_path, zero):
+def test_a_run_goes_on_with_fewer_ranks_and_another_stage(straight, two_ranks, tmp_path, capsys, zero):
     """Bars C8 and R6: one rank instead of two, with twice the passes, and stage 1 becomes 0, 3 or plain torch."""
-    import shutil
-
     copy = tmp_path / "small" / two_ranks.name
     shutil.copytree(two_ranks, copy)
-    out = run([*arguments(tmp_path, *CUT, engine(zero)), "--resume", str(copy), "--allow-drift"])
+    train_here(tmp_path, *CUT, engine(zero), resume=str(copy), drift=True)
+    out = capsys.readouterr().out
     assert "world 2 -> 1" in out
     assert "its optimizer state is cut anew" in out
     check(curve(copy), curve(straight))
@@ -75,9 +83,12 @@ def test_a_run_goes_on_with_fewer_ranks_and_another_stage(straight, two_ranks, t
 
 
 @pytest.mark.ranks
-def test_a_run_goes_on_with_more_ranks(straight, tmp_path):
-    run(arguments(tmp_path, *CUT, engine(2, accumulate=4), "save_every=6"), 4, FAULTS_FAIL_AT="8")
+def test_a_run_goes_on_with_more_ranks(straight, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAULTS_FAIL_AT", "8")
+    with pytest.raises(PluginError):
+        train_here(tmp_path, *CUT, engine(2, accumulate=4), "save_every=6")
     path = only_run(tmp_path)
+    monkeypatch.delenv("FAULTS_FAIL_AT")
     run_ranks([*arguments(tmp_path, *CUT, engine(2)), "--resume", str(path), "--allow-drift"])
     check(curve(path), curve(straight))
     assert len(steps(path)) == 12

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -92,15 +93,39 @@ def test_a_signal_inside_an_accumulation_window_is_answered_at_its_end(tmp_path,
     assert curve(resumed.path) == curve(straight.path)
 
 
+def test_an_evaluation_that_was_interrupted_is_made_up_for(tmp_path, monkeypatch):
+    from metaformer import loop
+
+    sets = ("eval_every=3", "steps=6")
+    whole = train(tmp_path / "whole", *sets)
+    original = loop.evaluate
+
+    def interrupted(runner, recipe, data, batch, bad, seen):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not seen():
+            time.sleep(0.01)
+        return original(runner, recipe, data, batch, bad, seen)
+
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    with pytest.raises(StoppedError, match="after step 3"):
+        train(tmp_path / "parts", *sets)
+    monkeypatch.setattr(loop, "evaluate", original)
+    parts = train(tmp_path / "parts", *sets, resume="auto")
+    evaluations = [[r for r in run.records() if r.get("event") == "eval"] for run in (whole, parts)]
+    assert [record["step"] for record in evaluations[0]] == [3, 6]
+    assert evaluations[0] == evaluations[1]
+    assert curve(parts.path) == curve(whole.path)
+
+
 def test_the_samples_of_an_epoch_are_the_data_set(tmp_path, monkeypatch, stop_at):
     from metaformer import loop
 
     seen: list[str] = []
     original = loop.take_window
 
-    def watched(session) -> Window:
+    def watched(session) -> Window | None:
         window = original(session)
-        seen.extend(name for batch in window.batches for name in batch.ids)
+        seen.extend(name for batch in (window.batches if window else ()) for name in batch.ids)
         return window
 
     monkeypatch.setattr(loop, "take_window", watched)

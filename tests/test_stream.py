@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import threading
 import time
 
 import numpy as np
@@ -17,7 +16,7 @@ from metaformer.data.stream import BatchStream
 from metaformer.errors import DataError
 from metaformer.types import Batch
 from metaformer.window import sample_digest
-from tests.faulty import arguments, curve, only_run, run, run_ranks, status, steps
+from tests.faulty import arguments, curve, only_run, plugin, run, run_ranks, status, steps, train_here
 
 
 def addresses(reader, micro=4):
@@ -83,7 +82,7 @@ def test_closing_ends_the_thread(reader):
     batches = stream(reader)
     batches.next()
     batches.close()
-    assert "batches" not in {thread.name for thread in threading.enumerate() if thread.is_alive()}
+    assert not batches._thread.is_alive()
 
 
 def test_a_killed_worker_process_ends_the_run_with_its_samples(tmp_path):
@@ -108,19 +107,20 @@ def bad_samples(path):
     return [json.loads(line) for line in (path / "bad_samples.jsonl").read_text().splitlines()]
 
 
-def test_raise_names_the_sample(tmp_path):
-    out = run(arguments(tmp_path, *BAD), 3)
-    assert "sample 9 cannot be used" in out
-    assert "bad value" in out
+def test_raise_names_the_sample(tmp_path, monkeypatch):
+    with plugin(monkeypatch), pytest.raises(DataError, match="sample 9 cannot be used") as caught:
+        train_here(tmp_path, *BAD)
+    assert "bad value" in str(caught.value)
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("policy", ["skip", "substitute"])
-def test_bad_samples_keep_ranks_in_step_and_are_the_same_at_every_start(tmp_path, policy):
+def test_bad_samples_keep_ranks_in_step_and_are_the_same_at_every_start(tmp_path, monkeypatch, policy):
     sets = (*BAD, f"loader.bad_samples={policy}", "steps=16", "engine={use: torch, threads: 1}")
     run_ranks(arguments(tmp_path / "two", *sets))
-    run(arguments(tmp_path / "one", *sets, "engine={use: torch, threads: 1, micro_batch: 4}"))
-    two, one = only_run(tmp_path / "two"), only_run(tmp_path / "one")
+    two = only_run(tmp_path / "two")
+    with plugin(monkeypatch):
+        one = train_here(tmp_path / "one", *sets, "engine={use: torch, threads: 1, micro_batch: 4}")
     assert [r["data"] for r in curve(two)] == [r["data"] for r in curve(one)]
     assert [r["loss"] for r in curve(two)] == pytest.approx([r["loss"] for r in curve(one)], rel=1e-5)
     assert bad_samples(two) == bad_samples(one)
@@ -149,10 +149,10 @@ def test_a_substitute_is_another_sample_and_always_the_same(make_model, make_rea
     assert {reader.read(Address("signs", epoch, 7)).id for epoch in range(20)} != {item.id}
 
 
-def test_too_many_bad_samples_end_the_run(tmp_path):
+def test_too_many_bad_samples_end_the_run(tmp_path, monkeypatch):
     sets = ("tasks.signs.data.train.bad=[" + ", ".join(map(str, range(20))) + "]", "loader.bad_samples=skip")
-    out = run(arguments(tmp_path, *sets, "loader.max_bad_fraction=0.1", "steps=40"), 3)
-    assert "at most 10.0% of the samples may be bad" in out
+    with plugin(monkeypatch), pytest.raises(DataError, match=r"at most 10\.0% of the samples may be bad"):
+        train_here(tmp_path, *sets, "loader.max_bad_fraction=0.1", "steps=40")
     path = only_run(tmp_path)
     assert len(bad_samples(path)) > 10
     assert len(steps(path)) < 40

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metaformer.checkpoint import newest_valid, verify
-from metaformer.engine import find_place
+from metaformer.engine import batching, find_place
 from metaformer.errors import CheckpointError, DivergedError, FreezeError, MetaformerError, RecipeError, StoppedError
 from metaformer.loop import run_steps
 from metaformer.prepare import prepare
@@ -226,6 +226,19 @@ def test_bf16_tracks_fp32(tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
 
 
+def test_bf16_reaches_the_accuracy_of_fp32(tmp_path):
+    sets = (
+        "steps=200",
+        "batch_size=64",
+        "eval_every=200",
+        "encoders.shared={use: transformer, dim: 64, depth: 2, num_heads: 4}",
+    )
+    runs = [train(tmp_path / p, *sets, f"engine={{use: torch, precision: {p}, clip: 1.0}}") for p in ("fp32", "bf16")]
+    exact, rough = (run.read_json("result.json")["this run"]["metrics"]["digits/accuracy"] for run in runs)
+    assert exact > 0.85
+    assert rough == pytest.approx(exact, abs=0.01)
+
+
 def test_accumulation_equals_the_big_batch(tmp_path):
     one = train(tmp_path / "a", "engine={use: torch, micro_batch: 16}")
     four = train(tmp_path / "b", "engine={use: torch, micro_batch: 4}")
@@ -245,6 +258,40 @@ def test_deepspeed_gives_the_reference_engines_curve(tmp_path):
     norms = [[r["grad_norm"] for r in lines(run) if "loss_hex" in r] for run in (reference, ours, sharded)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
     assert norms[2] == pytest.approx(norms[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("offload", ["{optimizer: cpu}", "{optimizer: cpu, parameters: cpu}"])
+def test_offloading_changes_no_loss_and_resumes(tmp_path, monkeypatch, offload):
+    zero = 3 if "parameters" in offload else 2
+    plain = train(tmp_path / "plain", f"engine={{use: deepspeed, zero: {zero}, clip: 1.0}}")
+    engine = f"engine={{use: deepspeed, zero: {zero}, clip: 1.0, offload: {offload}}}"
+    ours = train(tmp_path / "ours", engine)
+    losses = [[r["loss"] for r in lines(run) if "loss_hex" in r] for run in (plain, ours)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    _stop_after(monkeypatch, 3)
+    with pytest.raises(StoppedError):
+        train(tmp_path / "parts", engine)
+    monkeypatch.undo()
+    assert curve(train(tmp_path / "parts", engine, resume="auto")) == curve(ours)
+
+
+def test_further_deepspeed_settings_are_passed_on(tmp_path):
+    from metaformer.engine.deepspeed import deepspeed_config
+
+    config = "{zero_optimization: {reduce_bucket_size: 1000}, communication_data_type: fp32}"
+    engine = f"engine={{use: deepspeed, zero: 2, config: {config}}}"
+    recipe = read_recipe(DIGITS, (*TINY, engine)).recipe
+    made = deepspeed_config(recipe, batching(recipe, 1))
+    assert made["communication_data_type"] == "fp32"
+    assert made["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
+    train(tmp_path, engine)
+
+
+def test_what_deepspeed_refuses_is_an_error_of_the_recipe(tmp_path):
+    engine = "engine={use: deepspeed, zero: 2, config: {prescale_gradients: true}}"
+    with pytest.raises(RecipeError, match="pre-scale gradients is not yet supported") as caught:
+        train(tmp_path, engine)
+    assert caught.value.exit_code == 2
 
 
 def test_stages_chain_by_run_weights(tmp_path):

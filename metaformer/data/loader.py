@@ -7,6 +7,7 @@ neither the number of workers nor the number of ranks changes anything, and no g
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,10 +180,18 @@ def load_batches(
         collate_fn=mux.collate,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
+        worker_init_fn=_deafen if workers else None,
         # Its own generator: by default every iterator draws a seed from the global one.
         generator=torch.Generator().manual_seed(0),
     )
     return iter(loader)
+
+
+def _deafen(worker: int) -> None:
+    """Signals are the main process's business: Ctrl-C in a terminal reaches data workers as well, and what they
+    inherited of its handlers would report it there once more."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def eval_addresses(task: str, size: int, batch: int, rank: int, world: int) -> list[list[Address]]:

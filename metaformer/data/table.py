@@ -222,8 +222,11 @@ def read_parquet(path: Path) -> Any:
         if cells > MAX_CELLS:
             found = f"{cells} cells, more than {MAX_CELLS}"
             raise DataError(f"{path} as Parquet", found, "split the file, or leave out columns")
-        return pq.read_table(path, memory_map=True, partitioning=None, read_dictionary=texts)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(path, memory_map=True, partitioning=None, read_dictionary=texts)
+        # Damaged texts would show only where a cell is read.
+        table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8 are a ValueError
         raise DataError(f"{path} as Parquet", str(error), "write the file again; it may be cut short") from error
 
 

@@ -24,7 +24,7 @@ from metaformer.engine.base import (
 from metaformer.engine.place import Place
 from metaformer.engine.screen import screened
 from metaformer.engine.settings import load_deepspeed, zero_settings
-from metaformer.errors import CheckpointError
+from metaformer.errors import CheckpointError, Problem, RecipeError
 from metaformer.model import Step
 from metaformer.recipe import Recipe
 from metaformer.types import Batch
@@ -43,12 +43,18 @@ class DeepSpeedEngine(Engine):
         step.to(place.device)
         self._zero, self._clip, self._spec = recipe.engine.zero, recipe.engine.clip, recipe.optimizer
         self._deepspeed = deepspeed
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=step,
-            optimizer=make_optimizer(self.model, recipe.optimizer),
-            config=deepspeed_config(recipe, self.batching),
-            dist_init_required=False,
-        )
+        optimizer = make_optimizer(self.model, recipe.optimizer)
+        try:
+            self.engine, self.optimizer, _, _ = deepspeed.initialize(
+                model=step,
+                optimizer=optimizer,
+                config=deepspeed_config(recipe, self.batching),
+                dist_init_required=False,
+            )
+        except (AssertionError, ValueError, NotImplementedError) as error:
+            # It checks combinations of settings only here.
+            do = "change the settings that it names, or engine.zero"
+            raise RecipeError(recipe.name, [Problem("engine", f"DeepSpeed refuses it: {error}", do)]) from error
         self._trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def _read_header(line: str, header: TsHeader, where: str) -> bool:
     """One line of the header; True if it is `@data`, the last."""
     if not line.startswith("@"):
         raise _bad(where, f"{line[:40]!r} before @data")
-    key, *words = line[1:].split()
+    key, *words = line[1:].split() or [""]
     key = key.lower()
     if key == "data":
         if header.flags.get("timestamps"):
