@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from metaformer.checkpoint import ENGINE, newest_valid, read_state, reload_weights
 from metaformer.errors import DivergedError
@@ -34,25 +35,25 @@ def diverged(session: Session, window: Window, asked: str) -> NoReturn:
     with session.alone():
         session.run.write_json("diverged.json", record)
     place.together(session.failed)
-    where = [
-        part for part in parts if part["inputs"] or part["first_nonfinite_module"] or part["first_nonfinite_gradient"]
-    ]
-    part = where[0] if where else parts[0]
-    first = (
-        f"the input {', '.join(part['inputs'])} is not finite"
-        if part["inputs"]
-        else f"the first module whose output is not finite is {part['first_nonfinite_module']}"
-        if part["first_nonfinite_module"]
-        else f"the gradient is not finite first at {part['first_nonfinite_gradient']}"
-        if part["first_nonfinite_gradient"]
-        else "no single pass shows it: the values have grown over the steps before"
-    )
+    part = next((part for part in parts if _culprit(part)), parts[0])
+    first = _culprit(part) or "no single pass shows it: the values have grown over the steps before"
     samples = ", ".join(part["samples"][:8]) + (" ..." if len(part["samples"]) > 8 else "")
     raise DivergedError(
         f"step {step}: {asked}",
         f"{first}, rank {part['rank']}, on samples {samples}; more in {session.run.path / 'diverged.json'}",
         "lower optimizer.lr, lengthen schedule.warmup, set engine.clip, look at the samples, or guard.nonfinite: skip",
     )
+
+
+def _culprit(part: Mapping[str, Any]) -> str:
+    """What a rank has found, in words; empty where it has found nothing."""
+    if part["inputs"]:
+        return f"the input {', '.join(part['inputs'])} is not finite"
+    if part["first_nonfinite_module"]:
+        return f"the first module whose output is not finite is {part['first_nonfinite_module']}"
+    if part["first_nonfinite_gradient"]:
+        return f"the gradient is not finite first at {part['first_nonfinite_gradient']}"
+    return ""
 
 
 def roll_back(session: Session, window: Window, loss: float | None) -> None:

@@ -80,6 +80,15 @@ class Saver:
             self._make_room()
         self.saved = step
 
+    def make_room_and_save(self, step: int, state: Mapping[str, Any]) -> None:
+        """After a save in the background has found the disk full: once more, here and now, with older checkpoints gone.
+        Raises NoSpaceError where it stays full."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = self._failed = self.saved = None
+        self._make_room()
+        self.save(step, state)
+
     def error(self) -> BaseException | None:
         """What went wrong with a save that was not waited for, on this rank; None while it goes on."""
         return self._failed

@@ -10,7 +10,7 @@ from typing import cast
 
 from metaformer.base import Objective
 from metaformer.data.order import pass_seed
-from metaformer.errors import DataError
+from metaformer.errors import DataError, NoSpaceError
 from metaformer.recipe import Recipe
 from metaformer.session import Session, seed_generators
 from metaformer.types import Batch
@@ -33,6 +33,10 @@ def take_window(session: Session) -> Window | None:
     accumulate, stop = session.engine.batching.accumulate, session.stop
     batches: list[Batch] = []
     error = session.failed or session.saver.error()
+    # A disk that was full for a save beside training: there may be room once older checkpoints have gone.
+    full = isinstance(error, NoSpaceError) and error is session.saver.error()
+    if full:
+        error = None
     numbers, began, waited = _Numbers(session), time.perf_counter(), 0.0
     assert session.batches is not None
     try:
@@ -48,7 +52,9 @@ def take_window(session: Session) -> Window | None:
     except Exception as caught:
         error = caught
     stopped = stop.requested or len(batches) < accumulate
-    flag, *sums = session.place.together(error, [float(stopped), *numbers.values()])
+    flag, some_full, *sums = session.place.together(error, [float(stopped), float(full), *numbers.values()])
+    if some_full:
+        session.saver.make_room_and_save(session.progress.done, session.state())
     if flag:
         return None
     numbers.weigh(batches, sums)

@@ -250,6 +250,17 @@ def test_a_rollback_goes_on_with_what_came_after_the_spike(make_session):
     assert [r["data"] for r in ours[event["step"] : 60 - gap]] == [r["data"] for r in theirs[event["from"] :]]
 
 
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_every_engine_goes_back_alike(make_session, engine):
+    sets = (*REGRESSION, "tasks.signs.data.train.huge=[7]", "save_every=10", "guard={spike: rollback, window: 32}")
+    ours, theirs = make_session(*sets, f"engine={engine}"), make_session(*sets, "engine={use: torch}", name="reference")
+    for session in (ours, theirs):
+        run_steps(session)
+        assert session.progress.rollbacks == 1
+    losses = [[record["loss"] for record in curve(session.run.path)] for session in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_a_rollback_with_nothing_to_go_back_to_says_so(make_session):
     sets = (*REGRESSION, "tasks.signs.data.train.huge=[7]", "guard={spike: rollback, window: 32}")
     with pytest.raises(DivergedError, match="save_every"):

@@ -281,6 +281,34 @@ def test_torch_says_in_words_that_the_disk_is_full(small_disk):
     assert is_full(caught.value)
 
 
+def test_a_disk_that_was_full_for_a_save_in_the_background_is_tried_again(make_session, monkeypatch):
+    session = make_session("keep_last=3", steps=1)
+    for _ in range(3):
+        save(session)
+        advance(session, 1)
+    original, calls = saver.save_file, []
+
+    def full_at_first(tensors, path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(tensors, path)
+
+    monkeypatch.setattr(saver, "save_file", full_at_first)
+    save(session, wait=False)
+    session.saver._thread.join()
+    assert isinstance(session.saver.error(), NoSpaceError)
+    advance(session, 1)
+    assert [name for name in names(session) if name.startswith("step")] == ["step_00000003", "step_00000004"]
+    monkeypatch.setattr(saver, "save_file", lambda tensors, path: full_at_first(calls.clear(), path))
+    save(session, wait=False)
+    session.saver._thread.join()
+    monkeypatch.setattr(saver, "save_file", lambda tensors, path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(NoSpaceError):
+        take_window(session)
+    assert newest_valid(session.run)[0].name == "step_00000004"
+
+
 def test_retention_keeps_the_newest_and_the_best(make_session):
     session = make_session("keep_last=2", "keep_best=2")
     for step, best in enumerate([0.1, 0.5, None, 0.6, None, None], start=1):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from metaformer.errors import DataError, MetaformerError, RecipeError
+from metaformer.yamlfile import read_yaml
 
 SECONDS = 1.0
 """What a refusal may take."""
@@ -181,3 +182,20 @@ def trained(tmp_path_factory):
     train_command([root / "recipes/digits_frozen.yaml"], [*sets, f"output={output}", "engine={use: torch}"])
     (run,) = output.glob("digits_frozen/*")
     return run
+
+
+@pytest.fixture
+def refuse_yaml(tmp_path, refuse, memory):
+    """`refuse_yaml(text, found, line)`: a recipe of that text has one problem, on that line, said in few words."""
+
+    def check(text: str | bytes, found: str, line: int | None) -> None:
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with memory(200):
+            refusal = refuse(lambda: read_yaml(path), found, RecipeError)
+        (problem,) = refusal.problems
+        assert found in problem.found
+        assert line is None or problem.line == line
+        assert len(str(problem)) < 400
+
+    return check
