@@ -14,7 +14,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -59,9 +58,8 @@ class Ranks:
     that a start takes two seconds instead of ten; what they run is the command `metaformer`."""
 
     def __init__(self, words: list[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        # Below the ports that the system gives away by itself.
+        port = str(random.randrange(15_000, 20_000))
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the processes
         self.codes: dict[int, int] = {}
         self.pids = [self._fork(words, {"RANK": r, "LOCAL_RANK": r, "MASTER_PORT": port}) for r in ("0", "1")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -100,9 +101,13 @@ def run_ranks(words: list[str], codes: tuple[int, ...] = (0, 0), timeout: float 
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that the system gives to whoever asks: between now and the moment at
+    which a rank listens on it lie seconds, in which another test's connection could get one of those."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 def only_run(output: Path, name: str = "small") -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -62,23 +62,24 @@ def test_one_that_ended_well_leaves_no_mark(tmp_path):
 
 def test_children_that_outlive_a_killed_writer_do_not_hold_the_lock(tmp_path):
     # Data workers are forked and notice a dead parent only after seconds.
-    ready, go = multiprocessing.Pipe()
+    ready, told = os.pipe()
     writer = os.fork()
     if writer == 0:
         Writer(tmp_path, print).__enter__()
         child = os.fork()
         if child == 0:
-            go.recv()
+            time.sleep(20)
             os._exit(0)
-        ready.send(child)
+        os.write(told, str(child).encode())
         signal.pause()
-    go.recv()
+    child = int(os.read(ready, 32))
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
     said = []
     with Writer(tmp_path, said.append):
         assert said
-    ready.send("end")
+    # It was still there.
+    os.kill(child, signal.SIGKILL)
 
 
 def test_two_processes_do_not_train_one_run(tmp_path):
