@@ -19,7 +19,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -37,9 +37,12 @@ RESOLVED = "resolved.yaml"
 class Run:
     """One run's directory and recipe. Only rank zero writes."""
 
-    def __init__(self, path: Path, file: RecipeFile, base: Path, writes: bool = True) -> None:
-        """`base`: folder of the recipe as the user gave it, which relative paths may refer to."""
-        self.path, self.file, self.base, self.writes = path, file, base, writes
+    def __init__(
+        self, path: Path, file: RecipeFile, base: Path, writes: bool = True, changes: Sequence[str] = ()
+    ) -> None:
+        """`base`: folder of the recipe as the user gave it, which relative paths may refer to. `changes`: in what the
+        recipe differs from the one that the run was begun with, or went on under before."""
+        self.path, self.file, self.base, self.writes, self.changes = path, file, base, writes, tuple(changes)
 
     @property
     def recipe(self) -> Recipe:
@@ -63,13 +66,14 @@ class Run:
             # Last: the folder is a run from here on.
             write_atomic(self.path / RESOLVED, resolved(self.file))
 
-    def adopt(self, changes: list[str], step: int) -> None:
-        """Go on under this recipe, which differs from the one the run was begun with: keep both, and say since when."""
-        if not self.writes:
+    def adopt(self) -> None:
+        """Go on under a recipe with changes: keep them, and say since when."""
+        if not self.writes or not self.changes:
             return
         with self._writing(RESOLVED):
-            origin = self.read_json("run.json")
-            origin.setdefault("changes", []).append({"step": step, "changes": changes})
+            origin, records = self.read_json("run.json"), self.records()
+            step = records[-1]["step"] if records else 0
+            origin.setdefault("changes", []).append({"step": step, "changes": list(self.changes)})
             self.write_json("run.json", origin)
             write_atomic(self.path / RESOLVED, resolved(self.file))
 

@@ -132,11 +132,8 @@ def start_run(file: RecipeFile, place: Place, console: Console, resume: str, opt
     place.together(error)
     kind, _, path = place.broadcast(choice).partition(":")
     if kind == "new":
-        run = Run(Path(path), file, file.path.parent, place.leads)
-    else:
-        run = _go_on(open_run(Path(path)), file, place, console, options)
-    _check_shared(run, place)
-    return run
+        return Run(Path(path), file, file.path.parent, place.leads)
+    return _go_on(open_run(Path(path)), file, place, console, options)
 
 
 def _check_shared(run: Run, place: Place) -> None:
@@ -194,9 +191,7 @@ def _go_on(run: Run, file: RecipeFile, place: Place, console: Console, options: 
     if not changes:
         return Run(run.path, run.file, run.base, place.leads)
     console.say("the recipe has changed since: " + "; ".join(listed))
-    changed = Run(run.path, file, run.base, place.leads)
-    changed.adopt(listed, (run.records() or [{}])[-1].get("step", 0))
-    return changed
+    return Run(run.path, file, run.base, place.leads, listed)
 
 
 def _unfinished(folder: Path) -> Path | None:
@@ -255,11 +250,12 @@ def _tell_the_end(run: Run, error: BaseException | None) -> None:
 
 
 def _lock(run: Run, place: Place, console: Console, stack: ExitStack) -> None:
-    """Rank zero becomes the one writer of the directory."""
+    """Rank zero becomes the one writer of the directory, and only then writes down under what recipe it goes on."""
     error: Exception | None = None
     try:
         if place.leads:
             stack.enter_context(Writer(run.path, console.say))
+            run.adopt()
     except Exception as caught:
         error = caught
     place.together(error)

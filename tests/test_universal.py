@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from metaformer.engine.screen import inert_classes, screened
 from metaformer.engine.universal import to_universal
 from metaformer.errors import CheckpointError
+from tests.faulty import free_port
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for three launches
 ROOT = Path(__file__).parents[1]
@@ -30,10 +30,12 @@ MORE = ["torch@1>zero2", "zero1@1>zero1", "zero2@1>zero2", "zero3@1>zero3", "zer
 
 def launch(root: Path, ranks: int, **told) -> list[dict]:
     """Processes that do what tests/ranks/universal_ranks.py is told; what each of them found."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(ranks),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, ROOT / "tests" / "ranks" / "universal_ranks.py", root, json.dumps(told)]
     processes = [
         subprocess.Popen(
