@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from metaformer.errors import MetaformerError
 from metaformer.hookspecs import hookimpl
+
+
+@contextmanager
+def _writing(run: Any) -> Iterator[None]:
+    """Its own thread writes; what that met comes with a later call."""
+    try:
+        yield
+    except OSError as error:
+        do = "is it there and may it be written to? Otherwise choose another: --set output=FOLDER"
+        raise MetaformerError(f"write the run directory {run.path}", f"tensorboard: {error}", do) from error
 
 
 class TensorBoard:
@@ -34,17 +46,20 @@ class TensorBoard:
 
     @hookimpl
     def step_finished(self, run: Any, record: Mapping[str, Any]) -> None:
-        self._write("train", record)
+        with _writing(run):
+            self._write("train", record)
 
     @hookimpl
     def evaluated(self, run: Any, record: Mapping[str, Any]) -> None:
-        self._write("valid", record["metrics"] | {"step": record["step"]})
+        with _writing(run):
+            self._write("valid", record["metrics"] | {"step": record["step"]})
 
     @hookimpl
     def run_finished(self, run: Any, error: BaseException | None) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with _writing(run):
+                writer.close()
 
     def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
         self._step = record["step"]
