@@ -34,7 +34,7 @@ class TensorBoard:
 
         # Points after the checkpoint that a run goes on from are about to be drawn again.
         purge = None if self._resumed is None else self._resumed + 1
-        self._writer, self._resumed = SummaryWriter(run.path / "tensorboard", purge_step=purge), None
+        self._writer, self._resumed = SummaryWriter(run.path / "tensorboard", purge_step=purge, flush_secs=10), None
 
     @hookimpl
     def save_state(self, run: Any) -> dict[str, int]:
