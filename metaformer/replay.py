@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metaformer.checkpoint import MODEL, checkpoints, portable, step_name
+from metaformer.checkpoint import MODEL, checkpoints, portable, read_state, step_name
 from metaformer.engine import find_place
 from metaformer.errors import CheckpointError
 from metaformer.loop import train_step
@@ -92,8 +92,6 @@ def repeat(session: Session, steps: int) -> str:
 
 
 def _same_ranks(session: Session) -> bool:
-    from metaformer.checkpoint import read_state
-
     state = read_state(session.run.checkpoints / step_name(session.progress.done))
     engine = session.recipe.engine
     return (state["world"], state["engine"], state["zero"]) == (session.place.world, engine.use, engine.zero)

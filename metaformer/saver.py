@@ -40,6 +40,7 @@ from metaformer.checkpoint import (
 )
 from metaformer.durable import sync, write_atomic
 from metaformer.engine import Engine
+from metaformer.engine.base import size_of
 from metaformer.errors import CheckpointError, MetaformerError, NoSpaceError, PeerError
 from metaformer.run import Run
 
@@ -326,9 +327,7 @@ def estimate(engine: Engine) -> int:
     model = engine.model
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     own = sum(
-        int(getattr(t, "ds_numel", t.numel())) * t.element_size()
-        for name, t in model.state_dict(keep_vars=True).items()
-        if name not in frozen
+        size_of(t) * t.element_size() for name, t in model.state_dict(keep_vars=True).items() if name not in frozen
     )
     return own + engine.state_bytes()
 

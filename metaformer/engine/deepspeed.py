@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: ZeRO stages 0 to 3, from one CPU process to many nodes. The only room that imports it."""
+"""The DeepSpeed engine: ZeRO stages 0 to 3, from one CPU process to many nodes."""
 
 from __future__ import annotations
 
