@@ -1,6 +1,7 @@
 """Every test runs with shapes and types checked at run time, from the jaxtyping annotations."""
 
 import os
+from pathlib import Path
 
 # Before anything imports torch: results must not depend on the machine's cores, and ranks share two of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,13 +10,5 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from jaxtyping import install_import_hook
 
-HOOK = install_import_hook(
-    [
-        "metaformer",
-        "metaformer_plugin_image",
-        "metaformer_plugin_tabular",
-        "metaformer_plugin_text",
-        "metaformer_plugin_timeseries",
-    ],
-    "beartype.beartype",
-)
+PLUGINS = (Path(__file__).parent / "plugins").glob("metaformer-plugin-*")
+HOOK = install_import_hook(["metaformer", *(path.name.replace("-", "_") for path in PLUGINS)], "beartype.beartype")

@@ -81,10 +81,17 @@ class Tokenizer(nn.Module, ABC):
     """True: `fit` is called once, before training, with the values of the training set."""
     modality: str = ""
     """Registered name; set by the core after construction."""
+    num_contents: int = 0
+    """Numbers behind each token after the prefix, which masked prediction may ask for; 0 where there are none."""
 
     @abstractmethod
     def forward(self, raw: Raw) -> TokenBatch:
         """`raw` as made by `preprocess.collate`, on the model's device. Masked tokens may hold anything finite."""
+
+    def contents(self, raw: Raw) -> Float[Tensor, "B P E"]:
+        """What the tokens after the prefix were made of: E = `num_contents` numbers each, about a unit large, which
+        depend on no parameter. What is behind masked tokens may be anything finite."""
+        raise NotImplementedError(f"{type(self).__name__} has num_contents 0")
 
     def fit(self, values: Iterable[Any]) -> None:
         """Learn statistics (into buffers) from raw training values, in data order. Same result on every rank."""
@@ -134,7 +141,8 @@ class Head(nn.Module, ABC):
     """
 
     predicts: ClassVar[Literal["class", "classes", "values", "embedding"]]
-    """`class`: logits [B C]; `classes`: logits per token [B T C]; `values`: [B C]; `embedding`: [B C], unit length."""
+    """`class`: logits [B C]; `classes`: logits per token or place [B N C]; `values`: [B C]; `embedding`: [B C], of
+    unit length."""
     size: int
     """C."""
     reads: str = ""

@@ -20,6 +20,19 @@ Raw = dict[str, Tensor]
 """Tensors of one stream, before tokenizing. Per sample without, per batch with a leading axis `B`."""
 
 
+class Dense(NamedTuple):
+    """How the places that a dense prediction is made for, such as the points of a cloud, are read from tokens."""
+
+    source: Int[Tensor, "B N K"]
+    """K tokens per place, counted after the prefix."""
+    weight: Float[Tensor, "B N K"]
+    """Their shares, which add up to 1."""
+    mask: Bool[Tensor, "B N"]
+    """Places that are real."""
+    detail: Float[Tensor, "B N E"] | None = None
+    """What the tokenizer knows of each place alone."""
+
+
 class TokenBatch(NamedTuple):
     """Tokens of one stream. A named tuple, because DeepSpeed's ZeRO-3 hooks look for tensors inside tuples only."""
 
@@ -37,6 +50,10 @@ class TokenBatch(NamedTuple):
     positions: Float[Tensor, "T D"] | Float[Tensor, "B T D"] | None = None
     """What was added to `x` to say where a token is, if anything: the `shuffled` control and encoders that add
     positions before every block need it."""
+    dense: Dense | None = None
+    """Places between and beside the tokens, for heads that predict for each of them."""
+    units: tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]] | None = None
+    """Mean and deviation that were taken out of each channel of a sample: forecasts are put back into them."""
 
     @property
     def present(self) -> Bool[Tensor, B]:
@@ -52,7 +69,7 @@ class Target(NamedTuple):
     """What an objective needs from a sample under one key."""
 
     kind: Literal["class", "classes", "multilabel", "values"]
-    """`class`: one index per sample [B]; `classes`: one per token [B T]; `multilabel`: 0/1 [B C];
+    """`class`: one index per sample [B]; `classes`: one per token or place [B N]; `multilabel`: 0/1 [B C];
     `values`: numbers [B C]. Missing is -100 for indices and NaN for numbers and multilabels."""
     size: int
     """Number of classes or of values."""

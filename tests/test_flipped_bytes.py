@@ -174,7 +174,7 @@ def test_series(tmp_path, form):
 
 
 def test_ts_archives(tmp_path):
-    from metaformer_plugin_timeseries.ts import read_ts
+    from metaformer.files.ts import read_ts
 
     path = tmp_path / "series.ts"
     outcomes = set()

@@ -139,7 +139,7 @@ def recipe(tmp_path, monkeypatch):
 @pytest.fixture
 def refuse_image(refuse, memory):
     """As `refuse`, for the bytes of a picture: no more memory than a decoder needs to look at them."""
-    from metaformer_plugin_image.decode import read_image
+    from metaformer.files.picture import read_image
 
     for kind in ("PNG", "GIF", "WEBP", "TIFF"):  # Pillow loads its decoders when they are first used
         read_image(encode(Image.new("RGB", (16, 16)), kind))

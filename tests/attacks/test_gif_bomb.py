@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from metaformer_plugin_image.decode import read_image
 from PIL import Image
+
+from metaformer.files.picture import read_image
 
 
 @pytest.mark.parametrize("side", [9000, 16_000, 65_535])

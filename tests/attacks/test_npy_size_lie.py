@@ -8,9 +8,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from metaformer_plugin_timeseries.files import read_series
 
 from metaformer.data.webdataset import WebDataset
+from metaformer.files.numbers import read_numbers
 
 HEAD = "{'descr': '<f8', 'fortran_order': False, 'shape': %s, }\n"
 HEADERS = {
@@ -43,7 +43,7 @@ def test_it_is_refused_before_memory_is_taken(tmp_path, refuse, memory, name):
     data = WebDataset(shards=str(tmp_path / "a.tar"))
     with memory(50):
         refuse(lambda: data[0], "cannot be decoded")
-        refuse(lambda: read_series(path, [], 100), "time series file")
+        refuse(lambda: read_numbers(path, [], 100), "give a readable .npy file")
 
 
 def test_an_npz_is_unpacked_by_no_reader(tmp_path, refuse, memory):
@@ -54,4 +54,4 @@ def test_an_npz_is_unpacked_by_no_reader(tmp_path, refuse, memory):
         tar.add(tmp_path / "0.npz", "0.npz")
     with memory(16):
         assert WebDataset(shards=str(tmp_path / "a.tar"))[0]["npz"] == packed.getvalue()
-        refuse(lambda: read_series(tmp_path / "0.npz", [], 100), "suffix")
+        refuse(lambda: read_numbers(tmp_path / "0.npz", [], 100), "suffix")

@@ -6,9 +6,9 @@ import io
 import tarfile
 
 import numpy as np
-from metaformer_plugin_timeseries.files import read_series
 
 from metaformer.data.webdataset import WebDataset
+from metaformer.files.numbers import read_numbers
 
 
 def test_it_is_refused_and_never_run(tmp_path, trap, refuse):
@@ -21,5 +21,5 @@ def test_it_is_refused_and_never_run(tmp_path, trap, refuse):
         tar.addfile(info, io.BytesIO(path.read_bytes()))
     data = WebDataset(shards=str(tmp_path / "a.tar"))
     refuse(lambda: data[0], "can run code")
-    refuse(lambda: read_series(path, [], 100), "Python objects")
+    refuse(lambda: read_numbers(path, [], 100), "Python objects")
     assert not trap.sprung

@@ -6,7 +6,8 @@ import struct
 import zlib
 
 import pytest
-from metaformer_plugin_image.decode import read_image
+
+from metaformer.files.picture import read_image
 
 
 @pytest.fixture

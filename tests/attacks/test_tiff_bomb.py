@@ -6,8 +6,9 @@ import struct
 import zlib
 
 import pytest
-from metaformer_plugin_image.decode import read_image
 from PIL import Image
+
+from metaformer.files.picture import read_image
 
 BODY = zlib.compress(bytes(100_000))
 

@@ -1,13 +1,12 @@
-"""Random crops and flips, and timm's full set of training transforms.
+"""Flips, and timm's full set of training transforms.
 
-Source: GoogLeNet's random crops (arXiv 1409.4842) as in torchvision; timm's `create_transform` for the rest.
+Source: timm's `create_transform` for the rest.
 Ours differs: the light set needs Pillow only, because importing torchvision takes seconds; pixels stay uint8
 to the end, so random erasing fills in pixel values before normalisation (with its noise clipped to 0..255).
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,26 +16,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom."""
-
-
-def crop_box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
-    """A random box with a share of the area in `scale` and width/height in `ratio`, inside the picture."""
-    for _ in range(10):
-        area = width * height * random.uniform(*scale)
-        shape = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = random.randint(0, width - w), random.randint(0, height - h)
-            return left, top, left + w, top + h
-    # Very long or very small pictures: the largest central box of an allowed shape.
-    shape = min(max(width / height, ratio[0]), ratio[1])
-    w = max(1, min(width, round(height * shape)))
-    h = max(1, min(height, round(width / shape)))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
 
 
 def flip(image: Image.Image, horizontal: float, vertical: float) -> Image.Image:

@@ -17,10 +17,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from metaformer.arrays.raster import crop_box
 from metaformer.base import Preprocess
+from metaformer.files.picture import MAX_PIXELS, read_image
 from metaformer.types import Raw
-from metaformer_plugin_image.augment import crop_box, erase, flip, timm_transform
-from metaformer_plugin_image.decode import MAX_PIXELS, read_image
+from metaformer_plugin_image.augment import erase, flip, timm_transform
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 

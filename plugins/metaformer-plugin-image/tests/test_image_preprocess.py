@@ -8,9 +8,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from metaformer_plugin_image.augment import crop_box
 from metaformer_plugin_image.tokenizer import ImageTokenizer
 from PIL import Image
+
+from metaformer.arrays.raster import crop_box
 
 NOISE = np.random.default_rng(0).integers(0, 256, (90, 131, 3), dtype=np.uint8)
 AUGMENTS = [{"augment": "none"}, {"augment": "light"}, {"augment": "timm", "erase": 0.9}]

@@ -8,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from metaformer_plugin_image.positions import resize, sinusoid
 from metaformer_plugin_image.tokenizer import STATISTICS, ImageTokenizer
-from metaformer_plugin_image.weights import tokenizer_weights
 from torch import nn
 
 from metaformer.errors import MetaformerError, WeightsError
+from metaformer.layers.positions import grid_sinusoid, resize
 
 D = 16
 
@@ -55,9 +54,9 @@ def test_shape_mask_grid_and_gradients(channels, class_token, positions):
     assert (tokens.grid, tokens.num_prefix) == ((2, 3), int(class_token))
     assert tokens.ids is None
     (tokens.x * torch.randn_like(tokens.x)).sum().backward()
-    names = {"proj.weight", "proj.bias"}
-    names |= {"class_token"} if class_token else set()
-    names |= {"positions"} if positions == "learned" else set()
+    names = {"embed.proj.weight", "embed.proj.bias"}
+    names |= {"embed.class_token"} if class_token else set()
+    names |= {"embed.positions"} if positions == "learned" else set()
     grads = {name: parameter.grad for name, parameter in tokenizer.named_parameters()}
     assert set(grads) == names
     assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
@@ -102,7 +101,7 @@ def test_parity_with_timm(class_token):
     theirs = vision_transformer(class_token=class_token, global_pool=pool)
     randomize(theirs)
     ours = ImageTokenizer(D, image_size=32, patch_size=8, class_token=class_token)
-    ours.load_state_dict(tokenizer_weights(theirs.state_dict(), ours))
+    ours.load_state_dict(ours.translate(theirs.state_dict()))
     batch = pixels(2, 3, 32, 32)
     with torch.no_grad():
         expected = theirs._pos_embed(theirs.patch_embed(normalized(batch)))
@@ -117,7 +116,7 @@ def test_parity_with_timm_at_another_size():
         expected = theirs._pos_embed(theirs.patch_embed(normalized(batch)))
         for size in (32, (48, 16)):  # resized in the forward pass, and while loading
             ours = ImageTokenizer(D, image_size=size, patch_size=8)
-            ours.load_state_dict(tokenizer_weights(theirs.state_dict(), ours))
+            ours.load_state_dict(ours.translate(theirs.state_dict()))
             torch.testing.assert_close(ours({"pixels": batch}).x, expected, rtol=0, atol=1e-5)
 
 
@@ -135,7 +134,7 @@ def test_parity_with_hugging_face_vit_and_clip():
         plain = model.state_dict()
         for prefix in ("", "vision_model.", "vit."):
             source = {prefix + key: value for key, value in plain.items()}
-            ours.load_state_dict(tokenizer_weights(source, ours))
+            ours.load_state_dict(ours.translate(source))
         with torch.no_grad():
             expected = model.embeddings(normalized(batch))
             torch.testing.assert_close(ours({"pixels": batch}).x, expected, rtol=0, atol=1e-5)
@@ -149,35 +148,35 @@ def test_open_clip_layout():
         "positional_embedding": torch.randn(77, D),  # the text tower's, to be left alone
     }
     ours = ImageTokenizer(D, image_size=32, patch_size=8)
-    state = tokenizer_weights(source, ours)
-    assert state["positions"][0].equal(source["visual.positional_embedding"])
-    assert state["class_token"].flatten().equal(source["visual.class_embedding"])
-    assert state["proj.bias"].eq(0).all()
+    state = ours.translate(source)
+    assert state["embed.positions"][0].equal(source["visual.positional_embedding"])
+    assert state["embed.class_token"].flatten().equal(source["visual.class_embedding"])
+    assert state["embed.proj.bias"].eq(0).all()
 
 
 def test_weights_that_do_not_fit_are_refused():
     source = vision_transformer().state_dict()
     for knobs, says in (
-        ({"patch_size": 16}, "patch_size"),
+        ({"patch_size": 16}, "patch size"),
         ({"bias": False}, "bias: true"),
     ):
         tokenizer = ImageTokenizer(D, image_size=32, **{"patch_size": 8, **knobs})
         with pytest.raises(WeightsError, match=says):
-            tokenizer_weights(source, tokenizer)
+            tokenizer.translate(source)
     tokenizer = ImageTokenizer(D, image_size=32, patch_size=8)
     with pytest.raises(WeightsError, match="none among 1 tensors"):
-        tokenizer_weights({"head.weight": torch.zeros(1)}, tokenizer)
+        tokenizer.translate({"head.weight": torch.zeros(1)})
     with pytest.raises(WeightsError, match="cls_token"):
-        tokenizer_weights({key: value for key, value in source.items() if key != "cls_token"}, tokenizer)
+        tokenizer.translate({key: value for key, value in source.items() if key != "cls_token"})
     crooked = {**source, "pos_embed": torch.zeros(1, 20, D)}
     with pytest.raises(WeightsError, match="20 positions"):
-        tokenizer_weights(crooked, tokenizer)
+        tokenizer.translate(crooked)
 
 
 def test_one_channel_takes_the_sum_of_three():
     source = vision_transformer().state_dict()
     tokenizer = ImageTokenizer(D, image_size=32, patch_size=8, channels=1)
-    weight = tokenizer_weights(source, tokenizer)["proj.weight"]
+    weight = tokenizer.translate(source)["embed.proj.weight"]
     torch.testing.assert_close(weight, source["patch_embed.proj.weight"].sum(1).flatten(1))
 
 
@@ -198,13 +197,13 @@ def test_sinusoid_is_that_of_published_mae_weights():
     theirs = ViTMAEEmbeddings(ViTMAEConfig(hidden_size=D, image_size=40, patch_size=8))
     theirs.initialize_weights()
     expected = theirs.position_embeddings[0].detach()
-    torch.testing.assert_close(sinusoid(D, (5, 5), 1)[0], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(grid_sinusoid(D, (5, 5), 1)[0], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("knobs", "says"),
     [
-        ({"image_size": 30, "patch_size": 8}, "choose a multiple of 8, such as 32x32"),
+        ({"image_size": 30, "patch_size": 8}, "choose 32x32"),
         ({"image_size": 32, "patch_size": 8, "mean": (0.5,)}, "give both"),
         ({"image_size": 32, "patch_size": 8, "mean": (0.5,), "std": (0.5,)}, "one number per channel"),
         ({"image_size": 32, "patch_size": 8, "crop_scale": (1.0, 0.5)}, "crop_scale"),

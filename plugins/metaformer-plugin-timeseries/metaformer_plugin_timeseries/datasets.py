@@ -14,8 +14,8 @@ from typing import Literal
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError
+from metaformer.files.ts import read_ts
 from metaformer.types import Sample
-from metaformer_plugin_timeseries.ts import read_ts
 
 AEON: Mapping[str, str] = {
     "acsf1": "ACSF1",

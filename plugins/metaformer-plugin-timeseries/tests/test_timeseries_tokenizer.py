@@ -76,9 +76,9 @@ def test_patches_are_as_many_as_cover_the_series(
     tokenizer = build(patch_length=patch_length, stride=stride)
     tokens = run(tokenizer, series(length, 30))
     assert tokens.mask[0].sum() == patches + 1
-    assert tokenizer.num_windows(length) == patches
-    assert tokens.x.shape[1] == tokenizer.num_windows(30) + 1
-    assert tokens.grid == (tokenizer.num_windows(30),)
+    assert tokenizer.embed.num_windows(length) == patches
+    assert tokens.x.shape[1] == tokenizer.embed.num_windows(30) + 1
+    assert tokens.grid == (tokenizer.embed.num_windows(30),)
     assert tokens.num_prefix == 1
 
 
@@ -88,7 +88,7 @@ def test_patches_hold_the_steps_they_cover() -> None:
     x = run(tokenizer, [value]).x[0]
     for i in range(2):
         window = torch.tensor(value[2 * i : 2 * i + 3], dtype=torch.float32).flatten()
-        torch.testing.assert_close(x[i], tokenizer.project(window))
+        torch.testing.assert_close(x[i], tokenizer.embed.project(window))
 
 
 def test_last_partial_patch_counts_as_missing() -> None:
@@ -104,7 +104,7 @@ def test_conv_stem_is_torchs_circular_convolution(length: int) -> None:
     tokenizer = build(stem="conv", normalize="none", positions="none", class_token=False)
     conv = nn.Conv1d(2, 8, 3, padding=1, padding_mode="circular", bias=False)
     with torch.no_grad():
-        conv.weight.copy_(tokenizer.project.weight.unflatten(1, (3, 2)).transpose(1, 2))
+        conv.weight.copy_(tokenizer.embed.project.weight.unflatten(1, (3, 2)).transpose(1, 2))
     value = torch.tensor(series(length, gaps=False)[0], dtype=torch.float32)
     expected = conv(value.T.unsqueeze(0))[0].T
     torch.testing.assert_close(run(tokenizer, [value]).x[0], expected, atol=1e-5, rtol=1e-5)

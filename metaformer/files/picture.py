@@ -1,4 +1,6 @@
-"""Any picture a user may hand over → an upright, opaque, 8-bit Pillow image, or a `DataError`.
+"""Any picture a user may hand over → an upright, opaque, 8-bit Pillow image, or its levels as stored, or a `DataError`.
+
+Needs Pillow, which the plugins that read pictures bring along.
 
 Files are data from strangers: only the formats below are tried (Pillow also knows some that start other
 programs), and the size in the header is checked before a single pixel is decoded.
@@ -11,11 +13,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from metaformer.errors import DataError
 
@@ -47,19 +50,57 @@ def read_image(value: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
         name = f"Pillow image {value.size[0]}x{value.size[1]}, mode {value.mode}"
         with _reading(name):
             return _normal(value, name, max_pixels)
-    if isinstance(value, str | os.PathLike):
-        source: Any = os.fspath(value)
-        name = str(source)
-    elif isinstance(value, bytes | bytearray | memoryview):
-        source, name = io.BytesIO(value), f"from {len(value)} bytes"
-    else:
-        raise DataError(
-            "read an image",
-            f"a value of type {type(value).__name__}",
-            "give a path, the bytes of an image file, a Pillow image or a numpy array",
-        )
+    source, name = _source(value)
     with _reading(name), Image.open(source, formats=FORMATS) as image:
         return _normal(image, name, max_pixels)
+
+
+def read_levels(value: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[Any]:
+    """Levels as they are stored, [H W] or [H W C]: uint8, uint16, int32 or float32; 16 bits stay 16 bits.
+
+    For pictures whose levels measure something (heat, absorption). EXIF orientation is applied, palettes become
+    colours; transparency is dropped. Takes what `read_image` takes; arrays of numbers pass as they are.
+    """
+    if isinstance(value, np.ndarray):
+        channels = value.ndim == 3 and value.shape[2] in (1, 3, 4)
+        if value.dtype.kind not in "buif" or value.size == 0 or not (value.ndim == 2 or channels):
+            found = f"array {value.shape} of {value.dtype}"
+            raise DataError("read the levels of a picture", found, "give numbers [H W], [H W 1], [H W 3] or [H W 4]")
+        if value.shape[0] * value.shape[1] > max_pixels:
+            found = f"{value.shape[0] * value.shape[1]} pixels, more than max_pixels {max_pixels}"
+            raise DataError("read the levels of a picture", found, "make it smaller, or raise `max_pixels`")
+        return value
+    if isinstance(value, Image.Image):
+        name = f"Pillow image {value.size[0]}x{value.size[1]}, mode {value.mode}"
+        with _reading(name):
+            return _levels(value, name, max_pixels)
+    source, name = _source(value)
+    with _reading(name), Image.open(source, formats=FORMATS) as image:
+        return _levels(image, name, max_pixels)
+
+
+def _levels(image: Image.Image, name: str, max_pixels: int) -> npt.NDArray[Any]:
+    _check(image, name, max_pixels)
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)  # also turns big-endian ones round
+    if image.mode in ("L", "I", "F", "RGB"):
+        return np.array(image)
+    return np.array(image.convert("L" if image.mode in ("1", "LA", "La") else "RGB"))
+
+
+def _source(value: Any) -> tuple[Any, str]:
+    """What Pillow opens, and its name in errors."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value), str(os.fspath(value))
+    if isinstance(value, bytes | bytearray | memoryview):
+        return io.BytesIO(value), f"from {len(value)} bytes"
+    raise DataError(
+        "read an image",
+        f"a value of type {type(value).__name__}",
+        "give a path, the bytes of an image file, a Pillow image or a numpy array",
+    )
 
 
 @contextmanager
@@ -84,6 +125,13 @@ def _reading(name: str) -> Iterator[None]:
 
 def _normal(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     """Check the size, then decode."""
+    _check(image, name, max_pixels)
+    image.load()
+    return _opaque(_eight_bit(ImageOps.exif_transpose(image), name))
+
+
+def _check(image: Image.Image, name: str, max_pixels: int) -> None:
+    """The size in the header, before a single pixel is decoded."""
     width, height = image.size
     if width * height == 0:
         raise DataError(f"read image {name}", f"no pixels: {width}x{height}", "remove it")
@@ -94,15 +142,14 @@ def _normal(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             "make it smaller, or raise the tokenizer's `max_pixels` if you trust where it comes from",
         )
     _refuse_tiles(image, name)
-    image.load()
-    return _opaque(_eight_bit(ImageOps.exif_transpose(image), name))
 
 
 def _refuse_tiles(image: Image.Image, name: str) -> None:
     """The TIFF decoder makes room for a whole tile, which may be any size around a picture of few pixels."""
     if image.format != "TIFF":
         return
-    width, height = (int(image.tag_v2.get(tag, 0)) for tag in TILE_TAGS)
+    tags = cast(TiffImageFile, image).tag_v2
+    width, height = (int(tags.get(tag, 0)) for tag in TILE_TAGS)
     if width * height > max(MAX_TILE, 2 * image.size[0] * image.size[1]):
         found = f"tiles of {width}x{height} in a picture of {image.size[0]}x{image.size[1]}"
         raise DataError(f"read image {name}", found, "save it with smaller tiles, such as 256x256")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from metaformer_plugin_image.decode import read_image
 from PIL import Image
 
 from metaformer.errors import DataError
+from metaformer.files.picture import read_image
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:

@@ -1,9 +1,8 @@
-"""One series per file: `.csv`, `.tsv` and `.npy`, without running anything a file says."""
+"""Tables of numbers: `.csv`, `.tsv` and `.npy`, rows are steps; nothing that a file says is run."""
 
 from __future__ import annotations
 
 import csv
-import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,46 +10,34 @@ import numpy as np
 from jaxtyping import Float64
 
 from metaformer.errors import DataError
+from metaformer.files.array import map_npy
 
 MISSING_TEXT = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Cells that mean nothing is there, in lower case."""
 
 
-def read_series(path: Path, columns: Sequence[str], longest: int) -> np.ndarray:
-    """[L] or [L, C], at most `longest` + 1 steps of it (enough to tell that there are more).
+def read_numbers(path: Path, columns: Sequence[str] = (), longest: int | None = None) -> np.ndarray:
+    """[L] or [L, C] of float64, NaN where missing; at most `longest` + 1 rows (enough to tell that there are more).
 
     `columns`: names of a CSV file's columns to use, in order; none means all."""
     suffix = path.suffix.lower()
+    if suffix == ".npy":
+        table = map_npy(path)
+        return np.array(table[: _end(longest)] if table.ndim else table, dtype=np.float64)
+    if suffix not in (".csv", ".tsv"):
+        raise DataError(f"numbers in {path}", f"suffix {suffix!r}", "give a .csv, .tsv or .npy file")
     try:
-        if suffix == ".npy":
-            return _read_npy(path, longest)
-        if suffix in (".csv", ".tsv"):
-            return _read_csv(path, columns, longest, "," if suffix == ".csv" else "\t")
-    # All of these come out of numpy's and csv's readers for damaged files.
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-        TypeError,
-        ArithmeticError,
-        tokenize.TokenError,
-        csv.Error,
-    ) as error:
-        raise DataError(f"time series file {path}", str(error)[:200], "give a readable file") from error
-    raise DataError(f"time series file {path}", f"suffix {suffix!r}", "give a .csv, .tsv or .npy file")
+        return _read_csv(path, columns, longest, "," if suffix == ".csv" else "\t")
+    # All of these come out of the csv module for damaged files.
+    except (OSError, ValueError, ArithmeticError, csv.Error) as error:
+        raise DataError(f"numbers in {path}", str(error)[:200], "give a readable file") from error
 
 
-def _read_npy(path: Path, longest: int) -> np.ndarray:
-    # Mapped, not read: a header that lies about its size cannot make us allocate it; objects are refused.
-    with np.errstate(over="raise"):  # a shape whose product does not fit 64 bits
-        table = np.lib.format.open_memmap(path, mode="r")
-    if table.dtype.kind not in "biuf":
-        raise ValueError(f"entries of type {table.dtype}, where numbers are needed")
-    return np.array(table[: longest + 1] if table.ndim else table, dtype=np.float64)
+def _end(longest: int | None) -> int | None:
+    return None if longest is None else longest + 1
 
 
-def _read_csv(path: Path, columns: Sequence[str], longest: int, delimiter: str) -> Float64[np.ndarray, "L C"]:
+def _read_csv(path: Path, columns: Sequence[str], longest: int | None, delimiter: str) -> Float64[np.ndarray, "L C"]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
         first = next(rows, None)
@@ -63,7 +50,7 @@ def _read_csv(path: Path, columns: Sequence[str], longest: int, delimiter: str) 
             if len(row) != len(first):
                 raise ValueError(f"row {len(table) + 1} has {len(row)} cells, the first line {len(first)}")
             table.append([_number(row[i]) for i in use])
-            if len(table) > longest:
+            if longest is not None and len(table) > longest:
                 break
     return np.array(table, dtype=np.float64).reshape(len(table), len(use))
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metaformer_plugin_timeseries.series import SeriesPreprocess
 
+from metaformer.arrays.series import SeriesPreprocess
 from metaformer.errors import DataError
 from metaformer.types import Raw
 

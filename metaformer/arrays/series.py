@@ -1,8 +1,8 @@
-"""One time series → tensors: reading, checking, normalising, filling gaps."""
+"""One series → tensors: checking, normalising, filling gaps; of time, of wavelengths, of anything in order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float64
 
 from metaformer.base import Preprocess
 from metaformer.errors import DataError
+from metaformer.files.numbers import read_numbers
 from metaformer.types import Raw
-from metaformer_plugin_timeseries.files import read_series
 
 Normalize = Literal["instance", "dataset", "none"]
 LARGEST = 1e30
@@ -49,9 +49,9 @@ class SeriesPreprocess(Preprocess):
     def __call__(self, value: Any, train: bool) -> Raw:
         series, observed = self.read(value)
         if self.normalize == "instance":
-            series = _normalize(series, observed)
+            series = normalize(series, observed)
         if self.fill == "interpolate":
-            series = _interpolate(series, observed)
+            series = interpolate(series, observed)
         return {
             "values": torch.from_numpy(series).to(self.dtype),
             "observed": torch.from_numpy(observed),
@@ -61,7 +61,7 @@ class SeriesPreprocess(Preprocess):
     def read(self, value: Any) -> tuple[Float64[np.ndarray, "L C"], Bool[np.ndarray, "L C"]]:
         """The series as it is, NaN where missing, and where it is not; at most `max_length` steps."""
         source = f" of {value}" if isinstance(value, Path) else ""
-        series = _as_array(value, self.columns, self.max_length)
+        series = as_array(value, self.columns, self.max_length)
         series = self._shaped(series, source)
         if len(series) > self.max_length and not self.truncate:
             raise DataError(
@@ -113,9 +113,9 @@ class SeriesPreprocess(Preprocess):
         }
 
 
-def _as_array(value: Any, columns: Sequence[str], longest: int) -> np.ndarray:
+def as_array(value: Any, columns: Sequence[str], longest: int) -> np.ndarray:
     if isinstance(value, Path):
-        return read_series(value, columns, longest)
+        return read_numbers(value, columns, longest)
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufO":
@@ -136,7 +136,7 @@ def _as_array(value: Any, columns: Sequence[str], longest: int) -> np.ndarray:
         ) from error
 
 
-def _normalize(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L C"]) -> Float64[np.ndarray, "L C"]:
+def normalize(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L C"]) -> Float64[np.ndarray, "L C"]:
     """Every channel to mean 0 and deviation 1 over its observed steps."""
     count = observed.sum(axis=0).clip(min=1)
     mean = np.where(observed, series, 0).sum(axis=0) / count
@@ -145,7 +145,7 @@ def _normalize(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L
     return np.where(observed, centred / np.sqrt(variance + EPSILON), np.nan)
 
 
-def _interpolate(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L C"]) -> Float64[np.ndarray, "L C"]:
+def interpolate(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L C"]) -> Float64[np.ndarray, "L C"]:
     """Gaps bridged linearly; ends carry the nearest value; a channel without any stays NaN."""
     if observed.all():
         return series
@@ -155,3 +155,26 @@ def _interpolate(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, 
         if there.any() and not there.all():
             filled[:, channel] = np.interp(steps, steps[there], series[there, channel])
     return filled
+
+
+def moments(
+    series: Iterable[Float64[np.ndarray, "L C"]], channels: int
+) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
+    """Mean and deviation per channel over all observed steps; raises DataError where there are none.
+
+    Chan's pairwise update: one pass, and exact where the mean is far from zero."""
+    count, mean, square = np.zeros((3, channels))
+    for one in series:
+        there = ~np.isnan(one)
+        new = there.sum(axis=0)
+        own = np.where(there, one, 0).sum(axis=0) / new.clip(min=1)
+        spread = (np.where(there, one - own, 0) ** 2).sum(axis=0)
+        total = (count + new).clip(min=1)
+        square += spread + (own - mean) ** 2 * count * new / total
+        mean += (own - mean) * new / total
+        count += new
+    if not count.any():
+        raise DataError("series to fit the normalisation on", "none that can be used")
+    std = np.sqrt(square / count.clip(min=1))
+    # A constant channel's deviation is rounding noise, which must not be divided by.
+    return mean, np.where(std <= 1e-12 * np.abs(mean), 1.0, std)

@@ -10,9 +10,9 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 from metaformer_plugin_timeseries.datasets import AEON, AeonDataset, TsDataset, aeon_folder
-from metaformer_plugin_timeseries.ts import read_ts
 
 from metaformer.errors import DataError
+from metaformer.files.ts import read_ts
 
 HEADER = """# a comment
 %also a comment

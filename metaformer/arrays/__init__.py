@@ -1,0 +1,1 @@
+"""Arithmetic on raw values before they become tokens: series with gaps, rasters of any depth; shared by plugins."""
