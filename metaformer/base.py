@@ -158,7 +158,8 @@ class Head(nn.Module, ABC):
 class Objective(nn.Module, ABC):
     """Calls the model and returns named losses; decides which passes happen.
 
-    Wired: `task` (str), `heads` (Mapping[str, Head]), `widths` (Mapping[str, int], stream → width).
+    Wired: `task` (str), `heads` (Mapping[str, Head]), `widths` (Mapping[str, int], stream → width), `contents`
+    (Mapping[str, int], stream → its tokenizer's `num_contents`).
     Do not keep `heads` itself: it would register the heads a second time.
     """
 
@@ -166,6 +167,8 @@ class Objective(nn.Module, ABC):
     """Sample keys it needs beside the streams, and their form. Set in the constructor."""
     uses: tuple[str, ...]
     """Names of the heads and streams it reads: decides what a sample must bring. Set in the constructor."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Heads whose embeddings of one sample belong together: what retrieval metrics judge."""
 
     @abstractmethod
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
@@ -187,10 +190,12 @@ class Objective(nn.Module, ABC):
 class Metric(ABC):
     """Predictions and targets of one task → a number. Distributed ranks are joined in `compute`.
 
-    Wired: `head` (Head), `target` (Target).
+    Wired: `head` (Head), `target` (Target; None where it judges pairs).
     """
 
     higher_is_better: ClassVar[bool]
+    of_pairs: ClassVar[bool] = False
+    """True: it compares the embeddings of two heads (see `Objective.pairs`), the second as `target`."""
 
     @abstractmethod
     def update(self, prediction: Tensor, target: Tensor) -> None:

@@ -10,17 +10,17 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from metaformer.base import Bridge, Dataset, Encoder, Head, Metric, Objective, Tokenizer
+from metaformer.base import Bridge, Dataset, Encoder, Head, Objective, Tokenizer
 from metaformer.data.loader import Reader, isolated_rng
 from metaformer.data.order import name_number
 from metaformer.encoders.control import NoEncoder, shuffle_contents
 from metaformer.errors import DataError, MetaformerError, Problem, RecipeError
+from metaformer.judge import judges
 from metaformer.layers.compile import compile_blocks
 from metaformer.layers.recompute import recompute
 from metaformer.model import MetaFormer, Route, Step
 from metaformer.recipe import Entry, Recipe, Task, WeightedEntry
-from metaformer.recipe_check import metric_name
-from metaformer.recipe_file import RecipeFile, locate, metric_entry
+from metaformer.recipe_file import RecipeFile, locate
 from metaformer.registry import registry
 from metaformer.schema import construct, path_knobs
 from metaformer.trainable import freeze, insert_lora, words
@@ -110,7 +110,8 @@ class _Builder:
             tokenizers, encoders, routes, bridges, {k: b.reads for k, b in recipe.bridges.items()}, heads
         )
         for task, spec in recipe.tasks.items():
-            wired = {"task": task, "heads": heads, "widths": widths}
+            contents = {name: tokenizer.num_contents for name, tokenizer in tokenizers.items()}
+            wired = {"task": task, "heads": heads, "widths": widths, "contents": contents}
             objectives = [
                 self.make("objective", objective_path(task, spec, i), entry, wired)
                 for i, entry in enumerate(spec.objectives)
@@ -303,47 +304,6 @@ def step_module(model: MetaFormer, data: Mapping[str, TaskData], recipe: Recipe,
         compile_blocks(blocks)
     blanks = {task: spec.train.blank_batch() for task, spec in data.items()}
     return Step(model, blanks, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.engine.precision))
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A metric of a task, and the head and target it compares."""
-
-    name: str
-    head: str
-    target: str
-    form: Target
-    cls: type[Metric]
-    knobs: Mapping[str, Any]
-
-    def metric(self, model: MetaFormer) -> Metric:
-        """A fresh metric, which has seen nothing."""
-        wired = {"head": model.heads[self.head], "target": self.form}
-        return cast(Metric, construct(self.cls, self.knobs, wired))
-
-
-def judges(recipe: Recipe, model: MetaFormer, task: str) -> list[Judge]:
-    """The metrics of a task. Raises RecipeError where it is not clear which head one judges."""
-    judged = {
-        head: (target, form)
-        for objective in cast(Sequence[Objective], model.objectives[task])
-        for head in objective.uses
-        if head in model.heads
-        for target, form in objective.targets.items()
-    }
-    out, problems = [], []
-    for i, item in enumerate(recipe.tasks[task].metrics):
-        entry = metric_entry(item)
-        head = entry.head or (next(iter(judged)) if len(judged) == 1 else None)
-        if head is None or head not in judged:
-            found, do = f"judges head {head!r}", f"say `head:`, one of: {', '.join(judged) or 'none'}"
-            problems.append(Problem(f"tasks.{task}.metrics.{i}", found, do))
-            continue
-        name = metric_name(item if isinstance(item, str) else item.model_dump())
-        out.append(Judge(name, head, *judged[head], registry().load("metric", entry.use), entry.knobs))
-    if problems:
-        raise RecipeError("", problems)
-    return out
 
 
 def probe(file: RecipeFile) -> MetaFormer:

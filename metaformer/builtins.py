@@ -36,6 +36,8 @@ def register_heads() -> list[Component]:
             "metaformer.heads.token_classification:TokenClassificationHead",
             "One class per token.",
         ),
+        Component("segmentation", "metaformer.heads.segmentation:SegmentationHead", "One class per point or pixel."),
+        Component("forecast", "metaformer.heads.forecast:ForecastHead", "The next steps of a series."),
     ]
 
 
@@ -46,6 +48,8 @@ def register_objectives() -> list[Component]:
         Component("cross_entropy", f"{module}:CrossEntropy", "Classes that exclude one another."),
         Component("binary_cross_entropy", f"{module}:BinaryCrossEntropy", "Labels that do not exclude one another."),
         Component("regression", f"{module}:Regression", "Distance to target numbers."),
+        Component("masked_patches", "metaformer.objectives.masked:MaskedPatches", "Guess the patches that are hidden."),
+        Component("contrastive", "metaformer.objectives.contrastive:Contrastive", "Tell pairs from other pairs."),
     ]
 
 
@@ -63,6 +67,10 @@ def register_metrics() -> list[Component]:
         Component("mae", f"{module}:MAE", "Mean absolute error."),
         Component("rmse", f"{module}:RMSE", "Root of the mean squared error."),
         Component("r2", f"{module}:R2", "Share of the variance explained."),
+        Component("mse", f"{module}:MSE", "Mean squared error."),
+        Component("iou", f"{module}:IoU", "Mean over classes of intersection over union."),
+        Component("average_precision", f"{module}:AveragePrecision", "Area under precision over recall."),
+        Component("recall", "metaformer.metrics.retrieval:Recall", "Retrieval: partners among the nearest `recall@5`."),
     ]
 
 

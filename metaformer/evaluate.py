@@ -9,14 +9,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from metaformer.base import Metric
-from metaformer.build import Judge, TaskData, assemble, judges, open_data, step_module
+from metaformer.build import TaskData, assemble, open_data, step_module
 from metaformer.checkpoint import load_weights, pointer
 from metaformer.data.loader import Reader, eval_addresses
 from metaformer.data.stream import BatchStream
 from metaformer.engine import Place, find_place
 from metaformer.errors import CheckpointError, DataError
-from metaformer.metrics.standard import counting_rows
+from metaformer.judge import judges
 from metaformer.model import MetaFormer, Step
 from metaformer.recipe import Recipe
 from metaformer.report.console import Console
@@ -98,7 +97,7 @@ def _evaluate_task(
             rows = sum(1 for name in samples.ids if name) - len(samples.bad)
             losses, counted = losses + float(out["loss"]) * rows, counted + rows
             for judge, metric in pairs:
-                _update(judge, metric, out, on_device)
+                judge.update(metric, out, on_device)
     losses, counted, wrong = place.total([losses, counted, float(len(found))])
     if bad is not None and wrong:
         bad += [sample for each in place.gather(found) for sample in each]
@@ -119,15 +118,6 @@ def _next(stream: BatchStream, task: str, place: Place, strict: bool, interrupte
         error = caught
     stopped = place.together(error, [float(samples is None or interrupted())])[0]
     return None if stopped else samples
-
-
-def _update(judge: Judge, metric: Metric, out: Mapping[str, Tensor], batch: Batch) -> None:
-    value, present = out[f"predictions/{judge.head}"], out[f"present/{judge.head}"]
-    target = batch.targets[judge.target]
-    if judge.form.kind == "classes":
-        value, target = value[:, : target.shape[1]], target[:, : value.shape[1]]
-    rows = counting_rows(judge.form, target, present)
-    metric.update(value[rows], target[rows])
 
 
 def choose_checkpoint(run: Run, name: str) -> Path:

@@ -145,6 +145,8 @@ HEADS = {
     "regression": ("regression", {"num_outputs": 3, "shift": 4.0, "scale": 2.0}),
     "projection": ("projection", {"size": 8, "bias": True}),
     "token_classification": ("token_classification", {"num_classes": 5}),
+    "segmentation": ("segmentation", {"num_classes": 5, "hidden": 8, "drop": 0.1}),
+    "forecast": ("forecast", {"horizon": 3, "channels": 2, "drop": 0.1}),
 }
 
 
@@ -210,6 +212,10 @@ METRICS = {
     "rmse": ("rmse", {}, NUMBERS),
     "r2": ("r2", {}, NUMBERS),
     "r2/one": ("r2", {}, NUMBER),
+    "mse": ("mse", {}, NUMBERS),
+    "iou": ("iou", {}, CLASS),
+    "average_precision": ("average_precision", {}, CLASS),
+    "average_precision/multilabel": ("average_precision", {}, MULTI),
 }
 
 

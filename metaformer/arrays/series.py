@@ -25,7 +25,7 @@ EPSILON = 1e-5
 
 class SeriesPreprocess(Preprocess):
     """Array [length, channels] ([length] for one channel), or a `.csv`, `.tsv` or `.npy` file of one →
-    {values [L, C], observed: bool [L, C], mask: bool [L]}; what is missing and not filled is NaN.
+    {values [L, C], observed: bool [L, C], mask: bool [L], mean, std [C]}; what is missing and not filled is NaN.
 
     `instance` normalisation happens here, over the values that are there, and `dataset` in the tokenizer.
     """
@@ -48,14 +48,18 @@ class SeriesPreprocess(Preprocess):
 
     def __call__(self, value: Any, train: bool) -> Raw:
         series, observed = self.read(value)
+        mean, std = np.zeros(self.channels), np.ones(self.channels)
         if self.normalize == "instance":
-            series = normalize(series, observed)
+            mean, std = statistics(series, observed)
+            series = np.where(observed, (series - mean) / std, np.nan)
         if self.fill == "interpolate":
             series = interpolate(series, observed)
         return {
             "values": torch.from_numpy(series).to(self.dtype),
             "observed": torch.from_numpy(observed),
             "mask": torch.ones(len(series), dtype=torch.bool),
+            "mean": torch.from_numpy(mean).float(),
+            "std": torch.from_numpy(std).float(),
         }
 
     def read(self, value: Any) -> tuple[Float64[np.ndarray, "L C"], Bool[np.ndarray, "L C"]]:
@@ -110,6 +114,8 @@ class SeriesPreprocess(Preprocess):
             "values": torch.zeros(shape, dtype=self.dtype),
             "observed": torch.ones(shape, dtype=torch.bool),
             "mask": torch.ones(length, dtype=torch.bool),
+            "mean": torch.zeros(self.channels),
+            "std": torch.ones(self.channels),
         }
 
 
@@ -136,13 +142,14 @@ def as_array(value: Any, columns: Sequence[str], longest: int) -> np.ndarray:
         ) from error
 
 
-def normalize(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L C"]) -> Float64[np.ndarray, "L C"]:
-    """Every channel to mean 0 and deviation 1 over its observed steps."""
+def statistics(
+    series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L C"]
+) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
+    """Mean and deviation of every channel over its observed steps; a deviation is never 0."""
     count = observed.sum(axis=0).clip(min=1)
     mean = np.where(observed, series, 0).sum(axis=0) / count
-    centred = np.where(observed, series - mean, 0)
-    variance = (centred**2).sum(axis=0) / count
-    return np.where(observed, centred / np.sqrt(variance + EPSILON), np.nan)
+    variance = (np.where(observed, series - mean, 0) ** 2).sum(axis=0) / count
+    return mean, np.sqrt(variance + EPSILON)
 
 
 def interpolate(series: Float64[np.ndarray, "L C"], observed: Bool[np.ndarray, "L C"]) -> Float64[np.ndarray, "L C"]:

@@ -21,7 +21,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TransformerEncoder(Encoder):
-    """TokenBatch [B T D] → TokenBatch [B T D]; padding changes nothing."""
+    """TokenBatch [B T D] → TokenBatch [B T D]; padding changes nothing.
+
+    `positions_each_block` adds what says where a token is before every block again, as for point clouds in
+    Meta-Transformer.
+    """
 
     def __init__(
         self,
@@ -39,9 +43,11 @@ class TransformerEncoder(Encoder):
         drop: Share = 0.0,
         drop_path: Share = 0.0,
         layer_scale: float | None = None,
+        positions_each_block: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.positions_each_block = positions_each_block
         self.norm_in = nn.LayerNorm(dim, eps=norm_eps) if norm_in else None
         # Stochastic depth grows linearly with depth, as in timm.
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -67,7 +73,10 @@ class TransformerEncoder(Encoder):
         x, mask = tokens.x, key_mask(tokens.mask)
         if self.norm_in is not None:
             x = self.norm_in(x)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            # The first block's are in the tokens already.
+            if self.positions_each_block and i > 0 and tokens.positions is not None:
+                x = x + tokens.positions.to(x.dtype)
             x = block(x, mask)
         if self.norm_out is not None:
             x = self.norm_out(x)

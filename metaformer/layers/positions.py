@@ -70,7 +70,7 @@ def fit_positions(
     """
     count = positions.shape[1]
     for prefix in dict.fromkeys((kept, 0)):
-        old = _grid_of(count - prefix, grid)
+        old = _grid_of(count - prefix, grid, longer=prefix == kept)
         if old is None:
             continue
         moved = resize(positions, old, grid, prefix)[:, prefix:]
@@ -81,11 +81,11 @@ def fit_positions(
     return None
 
 
-def _grid_of(count: int, like: Grid) -> Grid | None:
+def _grid_of(count: int, like: Grid, longer: bool) -> Grid | None:
     if count == prod(like):
         return like
     side = math.isqrt(max(count, 0))
     if len(like) == 2 and side and side * side == count:
         return (side, side)
     rest = prod(like[:-1])
-    return (*like[:-1], count // rest) if count > 0 and count % rest == 0 else None
+    return (*like[:-1], count // rest) if longer and count > 0 and count % rest == 0 else None

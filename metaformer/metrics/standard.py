@@ -100,6 +100,28 @@ class AUROC(TorchMetric):
         super().__init__(inner, _multilabel(target))
 
 
+class AveragePrecision(TorchMetric):
+    """Area under precision over recall, 0 to 1, mean over classes."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, head: Head, target: Target) -> None:
+        if _multilabel(target):
+            inner = _torchmetrics("MultilabelAveragePrecision", head.size, ignore_index=_MISSING)
+        else:
+            inner = _torchmetrics("MulticlassAveragePrecision", head.size)
+        super().__init__(inner, _multilabel(target))
+
+
+class IoU(TorchMetric):
+    """Intersection over union of what was said and what is, 0 to 1, mean over the classes that occur in either."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(_torchmetrics("MulticlassJaccardIndex", head.size, average="macro"))
+
+
 class _Regression(TorchMetric):
     """Values [B C] against values [B C]; rows with any missing value are left out."""
 
@@ -124,6 +146,15 @@ class RMSE(_Regression):
 
     def __init__(self) -> None:
         super().__init__(_torchmetrics("MeanSquaredError", squared=False))
+
+
+class MSE(_Regression):
+    """Mean squared error, in squared units of the target."""
+
+    higher_is_better: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__(_torchmetrics("MeanSquaredError"))
 
 
 class R2(_Regression):

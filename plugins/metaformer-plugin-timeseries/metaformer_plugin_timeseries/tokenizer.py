@@ -72,7 +72,14 @@ class TimeSeriesTokenizer(Tokenizer):
 
     def forward(self, raw: Raw) -> TokenBatch:
         tokens: TokenBatch = self.embed(self._scaled(raw), raw["observed"], raw["mask"])
-        return tokens._replace(modality=self.modality)
+        return tokens._replace(modality=self.modality, units=self._units(raw))
+
+    def _units(self, raw: Raw) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+        """What turns normalised numbers back into the series'."""
+        if self.normalize == "dataset":
+            rows = len(raw["values"])
+            return self.mean.float().expand(rows, -1), self.std.float().expand(rows, -1)
+        return raw["mean"], raw["std"]
 
     def contents(self, raw: Raw) -> Float[Tensor, "B P E"]:
         return self.embed.windows(self._scaled(raw), raw["mask"])

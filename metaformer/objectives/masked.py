@@ -1,0 +1,79 @@
+"""Masked prediction: what was in the patches that the encoder could not see?
+
+Source: SimMIM (arXiv 2111.09886), with targets normalised per patch as in MAE (arXiv 2111.06377).
+Ours differs: for every modality whose tokenizer says what its tokens are made of, not only pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, cast
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metaformer.base import Objective, Tokenizer
+from metaformer.errors import MetaformerError
+from metaformer.layers.init import init_transformer
+from metaformer.types import Batch, TokenBatch
+
+if TYPE_CHECKING:
+    from metaformer.model import MetaFormer
+
+
+class MaskedPatches(Objective):
+    """A share of a stream's real patches is replaced by one learned vector, positions stay; a linear layer on the
+    encoder's output guesses their contents. Loss: mean squared error over the hidden patches.
+
+    `standardize` brings the contents of each patch to mean 0 and deviation 1 (patches of one number stay)."""
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        contents: Mapping[str, int],
+        *,
+        stream: str,
+        mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__()
+        if stream not in contents:
+            raise MetaformerError(f"objective masked_patches of stream {stream!r}", f"streams: {', '.join(contents)}")
+        if not contents[stream]:
+            found = f"the tokenizer of {stream!r} does not say what its tokens are made of (num_contents 0)"
+            raise MetaformerError("objective masked_patches", found, "choose another stream or objective")
+        self.stream, self.mask_ratio = stream, mask_ratio
+        self.standardize = standardize and contents[stream] > 1
+        self.uses, self.targets = (stream,), {}
+        self.hidden = nn.Parameter(torch.zeros(1, 1, widths[stream]))
+        self.norm = nn.LayerNorm(widths[stream])
+        self.guess = nn.Linear(widths[stream], contents[stream])
+        init_transformer(self)
+        nn.init.trunc_normal_(self.hidden, std=0.02)
+
+    def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
+        tokens = model.tokens(batch, self.stream)
+        tokenizer = cast(Tokenizer, model.tokenizers[self.stream])
+        n = tokens.num_prefix
+        hide = self._draw(tokens.mask[:, n:])
+        whole = F.pad(hide, (n, 0), value=False).unsqueeze(-1)
+        places = torch.zeros_like(tokens.x) if tokens.positions is None else tokens.positions.expand_as(tokens.x)
+        x = torch.where(whole, self.hidden.to(tokens.x.dtype) + places, tokens.x)
+        seen: TokenBatch = model.encode([tokens.with_x(x)], model.routes[self.stream].encoder)
+        guess = self.guess(self.norm(seen.x[:, n:])).float()
+        goal = tokenizer.contents(batch.streams[self.stream]).float().detach()
+        if self.standardize:
+            goal = (goal - goal.mean(dim=2, keepdim=True)) / (goal.var(dim=2, keepdim=True) + 1e-6).sqrt()
+        error = ((guess - goal) ** 2).mean(dim=2)
+        return {"masked": (error * hide).sum() / hide.sum().clamp(min=1)}
+
+    def _draw(self, real: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
+        """Which patches to hide: `mask_ratio` of each row's real ones, rounded up; in evaluation always the same."""
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        draw = torch.rand(real.shape, generator=generator).to(real.device)
+        order: Float[Tensor, "B P"] = draw.masked_fill(~real, 2.0).argsort(dim=1).argsort(dim=1)
+        count = (real.sum(dim=1, keepdim=True) * self.mask_ratio).ceil()
+        return (order < count) & real
