@@ -97,22 +97,27 @@ class PatchEmbedding(nn.Module):
         return self.tokens(cut(values, self.patch, self.stride), grid, mask)
 
     def tokens(
-        self, patches: Float[Tensor, "B T K"], grid: Grid, mask: Bool[Tensor, "B T"] | None = None
+        self, patches: Float[Tensor, "B T K"], grid: Grid, mask: Bool[Tensor, "B T"] | None = None, crop: bool = False
     ) -> TokenBatch:
-        """Patches that have been cut already."""
+        """Patches that have been cut already. `crop`: a smaller grid has the places of the nominal one's first corner,
+        instead of all of them closer together."""
         x = self.proj(patches.to(self.proj.weight.dtype))
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
             mask = torch.cat([mask.new_ones(len(mask), self.num_prefix), mask], dim=1)
-        positions = self.places(grid, x)
+        positions = self.places(grid, x, crop)
         if positions is not None:
             x = x + positions
         return TokenBatch(x, mask, "", grid=grid, num_prefix=self.num_prefix, positions=positions)
 
-    def places(self, grid: Grid, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"] | None:
+    def places(self, grid: Grid, x: Float[Tensor, "B T D"], crop: bool = False) -> Float[Tensor, "B T D"] | None:
         """What is added to `x` for its places on `grid`, if anything."""
+        if self.positions is not None and crop:
+            prefix, rest = self.positions[:, : self.num_prefix], self.positions[:, self.num_prefix :]
+            corner = rest.reshape(1, *self.grid, -1)[(slice(None), *(slice(size) for size in grid))]
+            return torch.cat([prefix, corner.flatten(1, -2)], dim=1).expand_as(x)
         if self.positions is not None:
             return resize(self.positions, self.grid, grid, self.num_prefix).expand_as(x)
         if not self.sinusoidal:

@@ -37,7 +37,8 @@ class ImagePreprocess(Preprocess):
     channels: Literal[1, 3]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize: Literal["crop", "exact"] = "crop"
+    patch_size: int = 16
+    resize: Literal["crop", "exact", "keep"] = "crop"
     crop_pct: float = 0.875
     interpolation: Interpolation = "bicubic"
     augment: Literal["none", "light", "timm"] = "none"
@@ -53,17 +54,36 @@ class ImagePreprocess(Preprocess):
 
     def __call__(self, value: Any, train: bool) -> Raw:
         image = read_image(value, self.max_pixels)
-        if not train or self.augment == "none":
-            return {"pixels": self._pixels(self._fit(image))}
-        if self.augment == "light":
+        if train and self.augment == "timm":
+            return {"pixels": self._timm(image)}
+        if train and self.augment == "light":
             height, width = self.size
-            box = crop_box(*image.size, self.crop_scale, self.crop_ratio)
-            image = image.crop(box).resize((width, height), self._resampling)
-            return {"pixels": self._pixels(flip(image, self.hflip, self.vflip))}
-        return {"pixels": self._timm(image)}
+            image = image.crop(crop_box(*image.size, self.crop_scale, self.crop_ratio))
+            image = self._keep(image) if self.resize == "keep" else image.resize((width, height), self._resampling)
+            return self._raw(flip(image, self.hflip, self.vflip))
+        return self._raw(self._keep(image) if self.resize == "keep" else self._fit(image))
 
     def blank(self) -> Raw:
-        return {"pixels": torch.zeros(self.channels, *self.size, dtype=torch.uint8)}
+        size = (self.patch_size, self.patch_size) if self.resize == "keep" else self.size
+        return self._raw(Image.new("L", size[::-1]))
+
+    def example(self) -> Raw:
+        return self._raw(Image.new("L", self.size[::-1]))
+
+    def _raw(self, image: Image.Image) -> Raw:
+        pixels = self._pixels(image)
+        if self.resize != "keep":
+            return {"pixels": pixels}
+        real = torch.ones(pixels.shape[1] // self.patch_size, pixels.shape[2] // self.patch_size, dtype=torch.bool)
+        return {"pixels": pixels, "real": real}
+
+    def _keep(self, image: Image.Image) -> Image.Image:
+        """Into `size` without cutting or (much) stretching: shrunk where it is larger, sides in whole patches."""
+        p, (height, width) = self.patch_size, self.size
+        shrink = min(1.0, width / image.size[0], height / image.size[1])
+        sides = (max(p, round(length * shrink / p) * p) for length in image.size)
+        wide, high = (min(side, limit) for side, limit in zip(sides, (width, height), strict=True))
+        return image if image.size == (wide, high) else image.resize((wide, high), self._resampling)
 
     @property
     def _resampling(self) -> Image.Resampling:
@@ -90,7 +110,7 @@ class ImagePreprocess(Preprocess):
 
     def _pixels(self, image: Image.Image) -> UInt8[Tensor, "C H W"]:
         image = image.convert("L" if self.channels == 1 else "RGB")
-        pixels = torch.from_numpy(np.array(image)).view(*self.size, self.channels)
+        pixels = torch.from_numpy(np.array(image)).view(image.size[1], image.size[0], self.channels)
         return pixels.permute(2, 0, 1).contiguous()
 
     def _timm(self, image: Image.Image) -> UInt8[Tensor, "C H W"]:

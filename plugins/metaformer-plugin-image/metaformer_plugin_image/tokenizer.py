@@ -42,7 +42,10 @@ class ImageTokenizer(Tokenizer):
     Other sizes than `image_size` work too: positions are resized.
 
     To size: with `resize: crop` the shorter side becomes size / `crop_pct` and the centre is cut out; with
-    `exact` both sides are resized. Pictures of the right size (digits) pass untouched under `exact`.
+    `exact` both sides are resized; with `keep` nothing is cut off and the shape stays: a picture larger than
+    `image_size` is shrunk to fit into it, sides are rounded to whole patches, and batches are padded (as in
+    NaViT, arXiv 2307.06304: patches know their row and column, whatever the size). Pictures of the right size
+    (digits) pass untouched under `exact`.
     In training: `augment: light` is a random crop (`crop_scale` of the area, `crop_ratio` width to height)
     and flips; `timm` adds `auto_augment` (timm's syntax, replaces `color_jitter` as there) and random
     erasing.
@@ -63,7 +66,7 @@ class ImageTokenizer(Tokenizer):
         normalize: Preset = "imagenet",
         mean: tuple[float, ...] | None = None,
         std: tuple[Positive, ...] | None = None,
-        resize: Literal["crop", "exact"] = "crop",
+        resize: Literal["crop", "exact", "keep"] = "crop",
         crop_pct: Share = 0.875,
         interpolation: Interpolation = "bicubic",
         augment: Literal["none", "light", "timm"] = "none",
@@ -93,9 +96,15 @@ class ImageTokenizer(Tokenizer):
         for name, low, high in (("crop_scale", *crop_scale), ("crop_ratio", *crop_ratio)):
             if low > high:
                 raise MetaformerError(f"{name} [{low}, {high}]", "the first is larger", "give [smallest, largest]")
+        if resize == "keep" and augment == "timm":
+            raise MetaformerError(
+                "resize: keep", "augment: timm, which makes all pictures one size", "use augment: light"
+            )
         self.mean, self.std = _statistics(normalize, channels, mean, std)
+        self.keep = resize == "keep"
         self.preprocess = ImagePreprocess(
             size=self.size,
+            patch_size=patch_size,
             channels=channels,
             mean=self.mean,
             std=self.std,
@@ -116,7 +125,8 @@ class ImageTokenizer(Tokenizer):
 
     def forward(self, raw: Raw) -> TokenBatch:
         grid = grid_of(raw["pixels"].shape[-2:], self.embed.patch)
-        return self.embed.tokens(self.contents(raw), grid)._replace(modality=self.modality)
+        mask = raw["real"].flatten(1) if self.keep else None
+        return self.embed.tokens(self.contents(raw), grid, mask, crop=self.keep)._replace(modality=self.modality)
 
     def contents(self, raw: Raw) -> Float[Tensor, "B P E"]:
         return self._normalize(cut_channels(raw["pixels"], self.embed.patch)).flatten(2)

@@ -234,3 +234,29 @@ def test_importing_is_cheap():
         "assert not {'timm', 'torchvision', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_pictures_keep_their_shape_and_patches_know_their_row_and_column():
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(D, image_size=32, patch_size=8, resize="keep")
+    make = tokenizer.preprocess
+    sizes = {(16, 24): (2, 3), (8, 8): (1, 1), (64, 32): (4, 2), (100, 1): (4, 1), (20, 60): (1, 4)}
+    random = np.random.default_rng(0)
+    raws = [make(random.integers(0, 256, (*size, 3), dtype=np.uint8), False) for size in sizes]
+    together = tokenizer(make.collate(raws))
+    assert together.grid == (4, 4)
+    for row, (raw, (rows, columns)) in enumerate(zip(raws, sizes.values(), strict=True)):
+        assert together.mask[row].sum() == 1 + rows * columns
+        alone = tokenizer(make.collate([raw]))
+        torch.testing.assert_close(together.x[row][together.mask[row]], alone.x[0])
+    places = tokenizer.embed.positions[0, 1:].view(4, 4, D)
+    first = tokenizer(make.collate([raws[0]]))
+    torch.testing.assert_close(first.positions[0, 1:].view(2, 3, D), places[:2, :3])
+
+
+def test_keep_goes_with_light_augmentation_only():
+    with pytest.raises(MetaformerError, match="use augment: light"):
+        ImageTokenizer(D, image_size=32, patch_size=8, resize="keep", augment="timm")
+    make = ImageTokenizer(D, image_size=32, patch_size=8, resize="keep", augment="light").preprocess
+    raw = make(np.zeros((50, 30, 3), np.uint8), True)
+    assert raw["pixels"].shape[1] % 8 == raw["pixels"].shape[2] % 8 == 0
