@@ -8,7 +8,8 @@ Ours differs: no token-type embedding, and no norm unless asked for.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,14 +19,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from metaformer.base import Preprocess, Tokenizer, pad_stack
-from metaformer.errors import DataError, MetaformerError
+from metaformer.errors import DataError, MetaformerError, WeightsError
 from metaformer.layers.positions import sinusoid
 from metaformer.types import Raw, TokenBatch
 from metaformer_plugin_text.vocabulary import Vocabulary, open_vocabulary
 
 
 class TextPreprocess(Preprocess):
-    """str, or UTF-8 bytes → {ids: int64 [T], mask: bool [T]}, special tokens included.
+    """str, or UTF-8 bytes → {ids: int64 [T], words: int64 [T], mask: bool [T]}, special tokens included.
+
+    `words` says which word a token belongs to, -1 for special tokens: a word is hidden as a whole.
 
     An empty text is a valid sample where there is a class token to stand for it, and a DataError otherwise.
     """
@@ -38,14 +41,16 @@ class TextPreprocess(Preprocess):
         end_token: bool,
         truncate: bool,
         token_dropout: float = 0.0,
+        whole_words: bool = False,
     ) -> None:
+        self.whole_words = whole_words
         self.vocabulary, self.max_length, self.truncate = vocabulary, max_length, truncate
         self.token_dropout = token_dropout
         self.prefix = [vocabulary.cls] if class_token else []
         self.suffix = [vocabulary.end] if end_token else []
 
     def __call__(self, value: Any, train: bool) -> Raw:
-        ids = self._encode(_as_text(value))
+        ids, words = self._encode(_as_text(value))
         room = self.max_length - len(self.prefix) - len(self.suffix)
         if len(ids) > room and not self.truncate:
             raise DataError(
@@ -59,12 +64,14 @@ class TextPreprocess(Preprocess):
                 f"no tokens in {value!r}",
                 "leave the value out (a missing stream), or set class_token: true",
             )
-        ids = ids[:room]
+        ids, words = ids[:room], words[:room]
         if train and self.token_dropout:
-            ids = [self.vocabulary.mask if random.random() < self.token_dropout else i for i in ids]
-        return _raw([*self.prefix, *ids, *self.suffix])
+            units = words if self.whole_words else range(len(ids))
+            hidden = {unit for unit in dict.fromkeys(units) if random.random() < self.token_dropout}
+            ids = [self.vocabulary.mask if unit in hidden else i for i, unit in zip(ids, units, strict=True)]
+        return _raw([*self.prefix, *ids, *self.suffix], [-1] * len(self.prefix) + words + [-1] * len(self.suffix))
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> tuple[list[int], list[int]]:
         try:
             return self.vocabulary.encode(text)
         except UnicodeEncodeError as error:
@@ -73,20 +80,25 @@ class TextPreprocess(Preprocess):
             ) from error
 
     def blank(self) -> Raw:
-        return _raw([self.vocabulary.cls if self.prefix else self.vocabulary.pad])
+        return _raw([self.vocabulary.cls if self.prefix else self.vocabulary.pad], [-1])
 
     def example(self) -> Raw:
-        return _raw([self.vocabulary.pad] * self.max_length)
+        return _raw([self.vocabulary.pad] * self.max_length, [-1] * self.max_length)
 
     def collate(self, samples: Sequence[Raw]) -> Raw:
         return {
             "ids": pad_sequence([s["ids"] for s in samples], batch_first=True, padding_value=self.vocabulary.pad),
+            "words": pad_sequence([s["words"] for s in samples], batch_first=True, padding_value=-1),
             "mask": pad_stack([sample["mask"] for sample in samples]),
         }
 
 
-def _raw(ids: list[int]) -> Raw:
-    return {"ids": torch.tensor(ids, dtype=torch.int64), "mask": torch.ones(len(ids), dtype=torch.bool)}
+def _raw(ids: list[int], words: list[int]) -> Raw:
+    return {
+        "ids": torch.tensor(ids, dtype=torch.int64),
+        "words": torch.tensor(words, dtype=torch.int64),
+        "mask": torch.ones(len(ids), dtype=torch.bool),
+    }
 
 
 def _as_text(value: Any) -> str:
@@ -123,6 +135,7 @@ class TextTokenizer(Tokenizer):
         norm: bool = False,
         drop: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        whole_words: bool = False,
     ) -> None:
         super().__init__()
         if max_length <= class_token + end_token:
@@ -134,7 +147,7 @@ class TextTokenizer(Tokenizer):
         self.vocabulary = vocabulary
         words = open_vocabulary(vocabulary)
         self.preprocess = TextPreprocess(
-            words, max_length, class_token, end_token, too_long == "truncate", token_dropout
+            words, max_length, class_token, end_token, too_long == "truncate", token_dropout, whole_words
         )
         self.num_prefix = int(class_token)
         self.embedding = nn.Embedding(words.size, dim)
@@ -163,9 +176,74 @@ class TextTokenizer(Tokenizer):
             positions=positions if isinstance(self.norm, nn.Identity) else None,
         )
 
+    def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Word embeddings, positions and norm out of BERT's and CLIP's text models (Hugging Face, open_clip, OpenAI);
+        ours as they are. Ids that the source lacks (a mask token) keep their fresh embedding; positions are cut."""
+        if "embedding.weight" in source:
+            return source
+        prefix, layout = _layout(source)
+        words = source[prefix + layout.words]
+        table = self.embedding.weight.detach()
+        if words.shape[1] != table.shape[1] or not 0 <= len(table) - len(words) <= NEW_IDS:
+            found = f"{prefix}{layout.words} is {list(words.shape)}"
+            raise WeightsError(f"embeddings of {list(table.shape)}", found, "match width and vocabulary")
+        out = {"embedding.weight": torch.cat([words, table[len(words) :].to(words)])}
+        if self.positions is not None and isinstance(self.positions, nn.Parameter):
+            places = source[prefix + layout.positions]
+            if len(places) < len(self.positions):
+                found = f"{len(places)} in the weights"
+                raise WeightsError(f"{len(self.positions)} positions", found, f"set max_length to {len(places)}")
+            places = places[: len(self.positions)]
+            kind = source.get(prefix + layout.kinds) if layout.kinds else None
+            # A text alone is of kind 0 throughout: the same as another position.
+            out["positions"] = places if kind is None else places + kind[0]
+        if not isinstance(self.norm, nn.Identity):
+            if layout.norm is None:
+                do = "set the tokenizer's norm: false"
+                raise WeightsError("a norm after the embeddings", "none in the weights", do)
+            out |= {f"norm.{part}": source[f"{prefix}{layout.norm}.{part}"] for part in ("weight", "bias")}
+        return out
+
     def describe(self) -> str:
         words = self.preprocess.vocabulary
         return (
             f"text: vocabulary {self.vocabulary} ({words.size} ids, sha256 {words.digest[:12]}),"
             f" at most {self.preprocess.max_length} tokens"
         )
+
+
+NEW_IDS = 4
+"""Special tokens that a vocabulary may have been given beyond the published table."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a library keeps the parts; the keys may stand behind any prefix."""
+
+    words: str
+    positions: str
+    kinds: str | None = None
+    norm: str | None = None
+
+
+LAYOUTS = (
+    Layout(
+        "embeddings.word_embeddings.weight",
+        "embeddings.position_embeddings.weight",
+        "embeddings.token_type_embeddings.weight",
+        "embeddings.LayerNorm",
+    ),
+    Layout("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
+    Layout("token_embedding.weight", "positional_embedding"),
+)
+
+
+def _layout(source: Mapping[str, Tensor]) -> tuple[str, Layout]:
+    for layout in LAYOUTS:
+        for key in source:
+            prefix = key.removesuffix(layout.words)
+            if prefix != key and (not prefix or prefix.endswith(".")) and prefix + layout.positions in source:
+                return prefix, layout
+    some = ", ".join(list(source)[:4]) or "nothing"
+    found = f"none among {len(source)} tensors ({some}, ...)"
+    raise WeightsError("word embeddings", found, "known: BERT, Hugging Face CLIP, open_clip")

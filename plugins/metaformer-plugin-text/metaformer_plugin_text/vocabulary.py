@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaformer.errors import DataError
+from metaformer_plugin_text.published import clip_bpe, clip_file, read_lines, wordpiece
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Subwords
@@ -44,8 +45,9 @@ class Vocabulary(ABC):
     """SHA-256 of what decides the ids: the same digest, the same ids."""
 
     @abstractmethod
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, without specials. Text that spells a special token is ordinary text."""
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of a text, without specials, and which word each belongs to, counted from 0. Text that spells a special
+        token is ordinary text."""
 
 
 class ByteVocabulary(Vocabulary):
@@ -56,8 +58,16 @@ class ByteVocabulary(Vocabulary):
         self.size = 4 + 256
         self.digest = hashlib.sha256(b"utf-8 after pad, class, end, mask").hexdigest()
 
-    def encode(self, text: str) -> list[int]:
-        return [byte + 4 for byte in text.encode("utf-8")]
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        raw = text.encode("utf-8")
+        words, word, gap = [], 0, True
+        for byte in raw:
+            blank = byte in b" \t\r\n"
+            if gap and not blank and words:
+                word += 1  # white space belongs to the word before it
+            words.append(word)
+            gap = blank
+        return [byte + 4 for byte in raw], words
 
 
 class SubwordVocabulary(Vocabulary):
@@ -81,18 +91,22 @@ class SubwordVocabulary(Vocabulary):
         told = subwords.to_str() + repr(sorted(found.items()))
         self.digest = hashlib.sha256(told.encode()).hexdigest()
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
         # Set on each call, because pickling to a worker forgets it.
         self.subwords.encode_special_tokens = True
-        return list(self.subwords.encode(text, add_special_tokens=False).ids)
+        found = self.subwords.encode(text, add_special_tokens=False)
+        return list(found.ids), [-1 if word is None else word for word in found.word_ids]
 
 
 def open_vocabulary(uri: str) -> Vocabulary:
-    """`bytes`, `file:PATH` (a `tokenizers` JSON file) or `hf:NAME` (a folder, a cached or a hub repository).
+    """`bytes`, `clip` (as open_clip brings it), `file:PATH` (a `tokenizers` JSON file, BERT's `vocab.txt`, CLIP's
+    `bpe_simple_vocab_16e6.txt.gz`) or `hf:NAME` (a folder, a cached or a hub repository).
 
     Raises DataError where it is not to be had."""
     if uri == "bytes":
         return ByteVocabulary()
+    if uri == "clip":
+        return _from_file(clip_file())
     scheme, _, name = uri.partition(":")
     if name and scheme == "file":
         return _from_file(Path(name))
@@ -101,17 +115,17 @@ def open_vocabulary(uri: str) -> Vocabulary:
     raise DataError(
         f"text vocabulary {uri!r}",
         "no such vocabulary",
-        "write `bytes`, `file:PATH` (a tokenizer.json) or `hf:NAME` (such as hf:bert-base-uncased)",
+        "write `bytes`, `clip`, `file:PATH` (a tokenizer.json, a vocab.txt) or `hf:NAME` (hf:bert-base-uncased)",
     )
 
 
 def _from_file(path: Path) -> Vocabulary:
     asked = f"text vocabulary file:{path}"
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
         where = "" if path.is_absolute() else f" (looked from {Path.cwd()})"
-        raise DataError(asked, f"{error}{where}", "give the path of a tokenizer.json") from error
+        raise DataError(asked, f"{error}{where}", "give the path of a tokenizer.json or vocab.txt") from error
     try:
         from tokenizers import Tokenizer as Subwords
     except ImportError as error:
@@ -119,9 +133,13 @@ def _from_file(path: Path) -> Vocabulary:
             asked, "the tokenizers package is absent", "pip install 'metaformer-plugin-text[tokenizers]'"
         ) from error
     try:
-        subwords = Subwords.from_str(text)
+        if path.suffix == ".json":
+            subwords = Subwords.from_str("\n".join(lines))
+        else:
+            subwords = clip_bpe(lines) if "version" in lines[0][:80] else wordpiece(lines)
     except Exception as error:  # the library raises bare `Exception` and nothing narrower
-        raise DataError(asked, str(error), "give a file that the tokenizers library has written") from error
+        do = "give a tokenizer.json that the tokenizers library has written, BERT's vocab.txt or CLIP's merges"
+        raise DataError(asked, str(error), do) from error
     return SubwordVocabulary(subwords, {})
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from metaformer_plugin_text.tokenizer import TextTokenizer
 
-from metaformer.errors import DataError, MetaformerError
+from metaformer.errors import DataError, MetaformerError, WeightsError
 from metaformer.types import Raw, TokenBatch
 
 TEXTS = ["short", "a somewhat longer text", ""]
@@ -77,7 +77,7 @@ def test_empty_text_is_a_lone_class_token_or_an_error() -> None:
 def test_special_tokens_frame_the_text_and_count() -> None:
     pre = build(end_token=True, max_length=4).preprocess
     words = pre.vocabulary
-    assert pre("abcdef", train=False)["ids"].tolist() == [words.cls, *words.encode("ab"), words.end]
+    assert pre("abcdef", train=False)["ids"].tolist() == [words.cls, *words.encode("ab")[0], words.end]
 
 
 def test_too_long_is_cut_or_refused() -> None:
@@ -153,3 +153,43 @@ def test_saved_and_loaded_gives_the_same_tokens() -> None:
 def test_length_without_room_for_text_is_refused() -> None:
     with pytest.raises(MetaformerError, match="at least 3"):
         build(max_length=2, end_token=True)
+
+
+def test_words_are_hidden_as_a_whole() -> None:
+    import random
+
+    random.seed(0)
+    tokenizer = TextTokenizer(8, max_length=200, token_dropout=0.5, whole_words=True)
+    mask = tokenizer.preprocess.vocabulary.mask
+    text = " ".join(["word"] * 30)
+    raw = tokenizer.preprocess(text, True)
+    hidden = raw["ids"] == mask
+    for word in range(30):
+        assert hidden[raw["words"] == word].float().mean() in (0.0, 1.0)
+    assert 5 < sum(bool(hidden[raw["words"] == word].all()) for word in range(30)) < 25
+    assert raw["words"][0] == -1
+
+
+def test_embeddings_of_bert_and_clip() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    knobs = {"vocab_size": 260, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertModel(transformers.BertConfig(**knobs, intermediate_size=8, max_position_embeddings=32))
+    clip = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(**{**knobs, "vocab_size": 258}, intermediate_size=8, max_position_embeddings=32)
+    )
+    texts = ["some text", "a"]
+    for model, knob in ((bert, {"norm": True}), (clip, {})):
+        model.eval()
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.normal_()
+        ours = TextTokenizer(8, max_length=12, **knob).eval()
+        ours.load_state_dict(dict(ours.translate(model.state_dict())))
+        raw = ours.preprocess.collate([ours.preprocess(text, False) for text in texts])
+        raw["ids"] = raw["ids"].clamp(max=257)
+        torch.testing.assert_close(ours(raw).x, model.embeddings(raw["ids"]), atol=1e-5, rtol=1e-5)
+    with pytest.raises(WeightsError, match="match width and vocabulary"):
+        TextTokenizer(16).translate(bert.state_dict())
+    with pytest.raises(WeightsError, match="set max_length to 32"):
+        TextTokenizer(8, max_length=64).translate(bert.state_dict())

@@ -35,7 +35,7 @@ def vocabulary_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("text", TEXTS)
 def test_bytes_are_utf8_after_the_specials(text: str) -> None:
     words = ByteVocabulary()
-    ids = words.encode(text)
+    ids, _ = words.encode(text)
     assert bytes(i - 4 for i in ids).decode() == text
     assert not {words.pad, words.cls, words.end, words.mask} & set(ids)
     assert max(ids, default=0) < words.size == 260
@@ -47,7 +47,7 @@ def test_a_file_gives_the_ids_its_library_gives(vocabulary_file: Path) -> None:
     words = open_vocabulary(f"file:{vocabulary_file}")
     theirs = tokenizers.Tokenizer.from_file(str(vocabulary_file))
     for text in TEXTS[:4]:
-        assert words.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+        assert words.encode(text)[0] == theirs.encode(text, add_special_tokens=False).ids
     assert (words.pad, words.cls, words.end) == (0, 1, 2)
 
 
@@ -81,7 +81,7 @@ def test_digest_tells_vocabularies_apart(vocabulary_file: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["wordpiece", "file:", "hf:", "ftp:x"])
 def test_unknown_vocabulary_says_what_there_is(uri: str) -> None:
-    with pytest.raises(DataError, match="`bytes`, `file:PATH`"):
+    with pytest.raises(DataError, match="`bytes`, `clip`, `file:PATH`"):
         open_vocabulary(uri)
 
 
@@ -103,3 +103,39 @@ def test_hub_name_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="file:PATH"):
         open_vocabulary("hf:nobody/has-this-vocabulary")
+
+
+def test_clips_merges_give_clips_ids() -> None:
+    open_clip = pytest.importorskip("open_clip")
+    words, theirs = open_vocabulary("clip"), open_clip.SimpleTokenizer()
+    texts = ["a photo of a cat", "It's 2 dogs!! They're   running\n(fast)", "Grüße, 世界 🌍", "e.g. x_1 = -3.5e7", ""]
+    for text in texts:
+        ids, groups = words.encode(text)
+        assert ids == theirs.encode(text)
+        assert len(groups) == len(ids)
+    assert words.size == 49408 + 2  # pad and mask, which CLIP lacks
+    assert (words.cls, words.end) == (theirs.sot_token_id, theirs.eot_token_id)
+
+
+def test_berts_file_gives_berts_ids(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##happi", "##ness", "the", "!", "cafe", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    words = open_vocabulary(f"file:{tmp_path / 'vocab.txt'}")
+    theirs = transformers.BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"))
+    assert words.encode("The unhappiness, cafés!")[1] == [0, 1, 1, 1, 2, 3, 3, 4]
+    if theirs.vocab_size == len(pieces):
+        for text in ("The unhappiness, Cafés!", "unhappi ness"):
+            assert words.encode(text)[0] == theirs.encode(text, add_special_tokens=False)
+    assert (words.pad, words.cls, words.end, words.mask, words.size) == (0, 2, 3, 4, len(pieces))
+
+
+@pytest.mark.parametrize("content", [b"", b"a\nb\n", b"#version\na b\n", b"\xff\xfe", b"[UNK]\na\na\n"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"vocab\.txt"):
+        open_vocabulary(f"file:{tmp_path / 'vocab.txt'}")
+
+
+def test_bytes_know_their_words() -> None:
+    assert ByteVocabulary().encode("ab  c d")[1] == [0, 0, 0, 0, 1, 1, 2]
