@@ -13,6 +13,7 @@ import torch
 from metaformer.base import Preprocess
 from metaformer.errors import DataError
 from metaformer.types import Raw
+from metaformer_plugin_tabular.date import FEATURES, date_features
 
 MISSING, UNKNOWN = 0, 1
 """Category indices before the known ones."""
@@ -26,17 +27,22 @@ categories is that category."""
 
 
 class RowPreprocess(Preprocess):
-    """Mapping column → cell, or sequence of cells in column order (numeric, then categorical)
-    → {numeric: float64 [N], NaN where missing; categories: int64 [K], 0 where missing, 1 where unknown}.
+    """Mapping column → cell, or sequence of cells in column order (numeric, categorical, dates)
+    → {numeric: float64 [N], NaN where missing; categories: int64 [K], 0 where missing, 1 where unknown;
+    dates: float64 [M 7], NaN where missing}.
 
     float64, because standardising must come before rounding: a timestamp loses its digits in float32.
     """
 
     def __init__(
-        self, numeric: Sequence[str], categorical: Mapping[str, Sequence[str]], cell_dropout: float = 0.0
+        self,
+        numeric: Sequence[str],
+        categorical: Mapping[str, Sequence[str]],
+        dates: Sequence[str] = (),
+        cell_dropout: float = 0.0,
     ) -> None:
-        self.numeric = tuple(numeric)
-        self.columns = (*numeric, *categorical)
+        self.numeric, self.dates = tuple(numeric), tuple(dates)
+        self.columns = (*numeric, *categorical, *dates)
         self.categories = {
             column: {name: i for i, name in enumerate(names, start=UNKNOWN + 1)}
             for column, names in categorical.items()
@@ -50,12 +56,20 @@ class RowPreprocess(Preprocess):
             [_category(row.get(column), column, known) for column, known in self.categories.items()],
             dtype=np.int64,
         )
+        dates = np.array(
+            [date_features(row.get(column), column, MISSING_TEXT) for column in self.dates], dtype=np.float64
+        ).reshape(len(self.dates), FEATURES)
         if train and self.cell_dropout:
+            dates[np.random.random(len(dates)) < self.cell_dropout] = np.nan
             numeric[np.random.random(len(numeric)) < self.cell_dropout] = np.nan
             hidden = np.random.random(len(categories)) < self.cell_dropout
             # Both tokens must be learned: half of the hidden categories are missing, half unknown.
             categories[hidden] = np.random.choice([MISSING, UNKNOWN], size=int(hidden.sum()))
-        return {"numeric": torch.from_numpy(numeric), "categories": torch.from_numpy(categories)}
+        return {
+            "numeric": torch.from_numpy(numeric),
+            "categories": torch.from_numpy(categories),
+            "dates": torch.from_numpy(dates),
+        }
 
     def _row(self, value: Any) -> Mapping[str, Any]:
         if isinstance(value, Mapping):
@@ -63,7 +77,7 @@ class RowPreprocess(Preprocess):
                 raise DataError(
                     f"a row with columns {_some(self.columns)}",
                     f"none of them, but {_some([str(key) for key in value])}",
-                    "name the table's own columns in `numeric` and `categorical`",
+                    "name the table's own columns in `numeric`, `categorical` and `dates`",
                 )
             return value
         if isinstance(value, (Sequence, np.ndarray, torch.Tensor)) and not isinstance(value, (str, bytes)):
@@ -83,6 +97,7 @@ class RowPreprocess(Preprocess):
         return {
             "numeric": torch.full((len(self.numeric),), torch.nan, dtype=torch.float64),
             "categories": torch.full((len(self.categories),), MISSING, dtype=torch.int64),
+            "dates": torch.full((len(self.dates), FEATURES), torch.nan, dtype=torch.float64),
         }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from metaformer.base import Tokenizer
 from metaformer.errors import DataError, MetaformerError
 from metaformer.types import Raw, TokenBatch
+from metaformer_plugin_tabular.date import FEATURES
 from metaformer_plugin_tabular.row import UNKNOWN, RowPreprocess
 
 QUANTILES = 1001
@@ -30,7 +31,7 @@ LARGEST = 1e6
 
 
 class TabularTokenizer(Tokenizer):
-    """{numeric [B N], categories [B K]} → tokens [B T D], T = class token + N + K, all of them real."""
+    """{numeric [B N], categories [B K], dates [B M 7]} → tokens [B T D], T = class token + N + K + M, all real."""
 
     fits: ClassVar[bool] = True
     preprocess: RowPreprocess
@@ -46,20 +47,21 @@ class TabularTokenizer(Tokenizer):
         *,
         numeric: tuple[str, ...] = (),
         categorical: dict[str, tuple[str, ...]] = {},  # noqa: B006 - never changed
+        dates: tuple[str, ...] = (),
         scaling: Literal["standard", "quantile", "none"] = "standard",
         class_token: bool = True,
         cell_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()
-        _check_columns(numeric, categorical)
-        self.preprocess = RowPreprocess(numeric, categorical, cell_dropout)
+        _check_columns(numeric, categorical, dates)
+        self.preprocess = RowPreprocess(numeric, categorical, dates, cell_dropout)
         self.scaling = scaling
         self.num_prefix = int(class_token)
-        n, k = len(numeric), len(categorical)
+        n, k, m = len(numeric), len(categorical), len(dates)
         bound = dim**-0.5
         # None rather than empty where there are no such columns: ZeRO-3 cannot partition an empty parameter.
         self.weight = nn.Parameter(torch.empty(n, dim).uniform_(-bound, bound)) if n else None
-        self.bias = nn.Parameter(torch.empty(n + k, dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n + k + m, dim).uniform_(-bound, bound))
         self.missing = nn.Parameter(torch.zeros(n, dim)) if n else None
         sizes = [UNKNOWN + 1 + len(names) for names in categorical.values()]
         starts = torch.tensor([0, *sizes]).cumsum(0)[:-1]
@@ -69,11 +71,15 @@ class TabularTokenizer(Tokenizer):
             nn.init.uniform_(self.embedding.weight, -bound, bound)
             with torch.no_grad():
                 self.embedding.weight[torch.cat([starts, starts + UNKNOWN])] = 0
+        self.date_weight = nn.Parameter(torch.empty(m, FEATURES, dim).uniform_(-bound, bound)) if m else None
+        self.date_missing = nn.Parameter(torch.zeros(m, dim)) if m else None
         first = nn.Parameter(torch.empty(1, dim).uniform_(-bound, bound)) if class_token else None
         self.register_parameter("class_token", first)
         self.register_buffer("starts", starts)
         self.register_buffer("mean", torch.zeros(n, dtype=torch.float64))
         self.register_buffer("std", torch.ones(n, dtype=torch.float64))
+        self.register_buffer("date_mean", torch.zeros(m, dtype=torch.float64))
+        self.register_buffer("date_std", torch.ones(m, dtype=torch.float64))
         if scaling == "quantile":
             self.register_buffer("quantiles", _normal_quantiles().expand(n, -1).clone())
 
@@ -85,6 +91,13 @@ class TabularTokenizer(Tokenizer):
             cells.append(torch.where(absent.unsqueeze(-1), self.missing, scaled * self.weight))
         if self.embedding is not None:
             cells.append(self.embedding(raw["categories"] + self.starts))
+        if self.date_weight is not None and self.date_missing is not None:
+            features = raw["dates"].clone()
+            features[..., 0] = (features[..., 0] - self.date_mean) / self.date_std
+            absent = features.isnan().any(dim=2, keepdim=True)
+            features = features.nan_to_num(nan=0.0).clamp(-LARGEST, LARGEST).to(self.date_weight.dtype)
+            x = (features.unsqueeze(-1) * self.date_weight).sum(dim=2)
+            cells.append(torch.where(absent, self.date_missing, x))
         # A view of its own: the parameter itself is emptied after this pass under ZeRO-3.
         positions: Tensor = self.bias.view_as(self.bias)
         x = torch.cat(cells, dim=1) + positions
@@ -110,12 +123,19 @@ class TabularTokenizer(Tokenizer):
     def fit(self, values: Iterable[Any]) -> None:
         """Missing and unusable rows are left out: the loader meets the latter again, and there the recipe's
         policy for bad samples holds. Raises DataError where no row is left."""
-        if self.scaling == "none" or not self.preprocess.numeric:
+        if not self.preprocess.dates and (self.scaling == "none" or not self.preprocess.numeric):
             return
         rows = list(self._usable(values))
         if not rows:
             raise DataError("rows to fit the scaling of numeric columns on", "none that can be used")
-        table = np.stack(rows)
+        for column, days in enumerate(np.stack([row["dates"].numpy()[:, 0] for row in rows]).T):
+            there = days[~np.isnan(days)]
+            if len(there):
+                self.date_mean[column] = there.mean()
+                self.date_std[column] = there.std() or 1.0
+        if self.scaling == "none" or not self.preprocess.numeric:
+            return
+        table = np.stack([row["numeric"].numpy() for row in rows])
         seen = ~np.isnan(table).all(axis=0)
         # A column that is empty in training stays at mean 0 and deviation 1.
         self.mean[seen] = torch.from_numpy(np.nanmean(table[:, seen], axis=0)).to(self.mean)
@@ -127,12 +147,12 @@ class TabularTokenizer(Tokenizer):
             marks = np.nanquantile(table[:, seen], np.linspace(0, 1, QUANTILES), axis=0)
             self.quantiles[seen] = torch.from_numpy(marks.T.copy()).to(self.quantiles)
 
-    def _usable(self, values: Iterable[Any]) -> Iterator[np.ndarray]:
+    def _usable(self, values: Iterable[Any]) -> Iterator[Raw]:
         for value in values:
             if value is None:
                 continue
             try:
-                yield self.preprocess(value, train=False)["numeric"].numpy()
+                yield self.preprocess(value, train=False)
             except DataError:
                 continue
 
@@ -149,17 +169,18 @@ class TabularTokenizer(Tokenizer):
 
     def describe(self) -> str:
         n, k = len(self.preprocess.numeric), len(self.preprocess.categories)
-        return f"tabular: {n} numeric columns ({self.scaling} scaling), {k} categorical"
+        dates = f", {len(self.preprocess.dates)} dates" if self.preprocess.dates else ""
+        return f"tabular: {n} numeric columns ({self.scaling} scaling), {k} categorical{dates}"
 
 
-def _check_columns(numeric: tuple[str, ...], categorical: dict[str, tuple[str, ...]]) -> None:
-    columns = [*numeric, *categorical]
+def _check_columns(numeric: tuple[str, ...], categorical: dict[str, tuple[str, ...]], dates: tuple[str, ...]) -> None:
+    columns = [*numeric, *categorical, *dates]
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if not columns or twice:
         raise MetaformerError(
             "tabular columns",
             f"named twice: {', '.join(twice)}" if twice else "none named",
-            "name each column once, in `numeric` or with its categories in `categorical`",
+            "name each column once, in `numeric`, in `dates`, or with its categories in `categorical`",
         )
     for column, names in categorical.items():
         if len(set(names)) < len(names) or not names:

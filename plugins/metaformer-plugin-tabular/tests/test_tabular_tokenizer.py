@@ -208,3 +208,38 @@ def test_tables_of_one_kind_of_column(knobs: dict[str, Any]) -> None:
 def test_impossible_columns_are_refused(knobs: dict[str, Any]) -> None:
     with pytest.raises(MetaformerError):
         build(**knobs)
+
+
+def test_dates_are_tokens_that_know_elapsed_time_and_circles() -> None:
+    import datetime
+
+    torch.manual_seed(0)
+    tokenizer = TabularTokenizer(8, numeric=("a",), dates=("when", "until"))
+    rows = [{"a": i, "when": f"2024-{i:02d}-15", "until": "2024-02-29T12:30:00+02:00"} for i in range(1, 13)]
+    tokenizer.fit(rows)
+    pre = tokenizer.preprocess
+    same = [
+        {"a": 1, "when": when, "until": None}
+        for when in ("2024-03-15", datetime.date(2024, 3, 15), np.datetime64("2024-03-15"))
+    ]
+    x = tokenizer(pre.collate([pre(row, False) for row in same])).x
+    torch.testing.assert_close(x[0], x[1])
+    torch.testing.assert_close(x[0], x[2])
+    features = torch.stack([pre({**row, "until": ""}, False)["dates"] for row in rows])
+    assert features[:, 1].isnan().all()
+    assert torch.allclose(features[:, 0, 1] ** 2 + features[:, 0, 2] ** 2, torch.ones(12, dtype=torch.float64))
+    assert features[1, 0, 0] - features[0, 0, 0] == 31
+    zone, utc = (pre({"when": w}, False)["dates"][0] for w in ("2024-02-29T12:30+02:00", "2024-02-29T10:30"))
+    assert torch.equal(zone, utc)
+    for bad in ("yesterday", 5, "2024-13-01"):
+        with pytest.raises(DataError, match="a date in column 'when'"):
+            pre({"when": bad}, False)
+
+
+def test_a_missing_date_has_a_token_of_its_own_that_learns() -> None:
+    tokenizer = TabularTokenizer(8, dates=("when",))
+    pre = tokenizer.preprocess
+    tokens = tokenizer(pre.collate([pre({"when": None}, False), pre({"when": "2024-01-01"}, False)]))
+    (tokens.x * torch.randn_like(tokens.x)).sum().backward()
+    for parameter in (tokenizer.date_missing, tokenizer.date_weight, tokenizer.bias):
+        assert parameter.grad.abs().sum() > 0
