@@ -23,7 +23,16 @@ def register_tokenizers() -> Iterable[Component]:
 @hookimpl
 def register_datasets() -> Iterable[Component]:
     module = "metaformer_plugin_timeseries.datasets"
+    forecast = "metaformer_plugin_timeseries.forecast"
     return [
         Component("ts_file", f"{module}:TsDataset", "A `.ts` file of the UEA and UCR archives."),
+        Component(
+            "forecast", "metaformer_plugin_timeseries.forecast:ForecastDataset", "Windows of a CSV file of steps."
+        ),
+        Component(
+            "pressure",
+            "metaformer_plugin_timeseries.forecast:PressureDataset",
+            "Arterial blood pressure to be forecast, out of the aeon package.",
+        ),
         Component("aeon", f"{module}:AeonDataset", "Archive sets that ship inside the aeon package."),
     ]

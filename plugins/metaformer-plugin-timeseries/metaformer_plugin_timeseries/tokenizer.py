@@ -12,20 +12,22 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metaformer.arrays.series import Normalize, SeriesPreprocess, moments
-from metaformer.base import Tokenizer
+from metaformer.base import Preprocess, Tokenizer
 from metaformer.errors import DataError, MetaformerError
 from metaformer.layers.series import SeriesEmbedding
 from metaformer.types import Raw, TokenBatch
+from metaformer_plugin_timeseries.calendar import CalendarPreprocess
 
 
 class TimeSeriesTokenizer(Tokenizer):
     """{values, observed [B L C], mask [B L]} → tokens [B T D]: a class token, and one per patch or step."""
 
     fits: ClassVar[bool] = True
-    preprocess: SeriesPreprocess
+    preprocess: Preprocess
     mean: Float64[Tensor, " C"]
     std: Float64[Tensor, " C"]
 
@@ -45,6 +47,7 @@ class TimeSeriesTokenizer(Tokenizer):
         class_token: bool = True,
         too_long: Literal["truncate", "error"] = "truncate",
         columns: tuple[str, ...] = (),
+        calendar: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
         if columns and len(columns) != channels:
@@ -53,7 +56,8 @@ class TimeSeriesTokenizer(Tokenizer):
                 f"{len(columns)} columns",
                 "name one column per channel",
             )
-        self.preprocess = SeriesPreprocess(channels, max_length, normalize, fill, too_long == "truncate", columns)
+        self.series = SeriesPreprocess(channels, max_length, normalize, fill, too_long == "truncate", columns)
+        self.preprocess = CalendarPreprocess(self.series, calendar) if calendar else self.series
         self.normalize = normalize
         self.embed = SeriesEmbedding(
             dim,
@@ -67,11 +71,19 @@ class TimeSeriesTokenizer(Tokenizer):
             class_token=class_token,
         )
         self.num_contents = self.embed.window
+        steps = 1 if stem == "conv" else patch_length
+        self.calendar = nn.Linear(steps * calendar, dim, bias=False) if calendar else None
         self.register_buffer("mean", torch.zeros(channels, dtype=torch.float64))
         self.register_buffer("std", torch.ones(channels, dtype=torch.float64))
 
     def forward(self, raw: Raw) -> TokenBatch:
         tokens: TokenBatch = self.embed(self._scaled(raw), raw["observed"], raw["mask"])
+        if self.calendar is not None:
+            features = raw["calendar"].to(self.calendar.weight.dtype)
+            if self.embed.stem == "patch":
+                features = self.embed.windows(features, raw["mask"])
+            known = F.pad(self.calendar(features), (0, 0, tokens.num_prefix, 0))
+            tokens = tokens.with_x(tokens.x + known)
         return tokens._replace(modality=self.modality, units=self._units(raw))
 
     def _units(self, raw: Raw) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
@@ -94,7 +106,7 @@ class TimeSeriesTokenizer(Tokenizer):
         Missing and unusable series are left out: the loader meets the latter again, and there the recipe's
         policy for bad samples holds. Raises DataError where none is left."""
         if self.normalize == "dataset":
-            mean, std = moments(self._usable(values), self.preprocess.channels)
+            mean, std = moments(self._usable(values), self.series.channels)
             self.mean.copy_(torch.from_numpy(mean))
             self.std.copy_(torch.from_numpy(std))
 
@@ -103,9 +115,12 @@ class TimeSeriesTokenizer(Tokenizer):
             if value is None:
                 continue
             try:
-                yield self.preprocess.read(value)[0]
+                yield self.series.read(self._values(value))[0]
             except DataError:
                 continue
+
+    def _values(self, value: Any) -> Any:
+        return self.preprocess.split(value)[0] if isinstance(self.preprocess, CalendarPreprocess) else value
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TimeSeriesTokenizer:
         # `model.bfloat16()` rounds buffers too; statistics follow to another device, not to another precision.
@@ -118,8 +133,8 @@ class TimeSeriesTokenizer(Tokenizer):
         return self
 
     def describe(self) -> str:
-        most = self.preprocess.max_length
+        most = self.series.max_length
         return (
-            f"timeseries: {self.preprocess.channels} channels, {self.embed.describe()}, at most {most} steps"
+            f"timeseries: {self.series.channels} channels, {self.embed.describe()}, at most {most} steps"
             f" = {self.embed.num_windows(most)} tokens, {self.normalize} normalisation"
         )
