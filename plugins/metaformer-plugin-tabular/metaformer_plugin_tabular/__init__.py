@@ -26,5 +26,6 @@ def register_datasets() -> Iterable[Component]:
     return [
         Component("breast_cancer", f"{module}:BreastCancer", "569 tumours, 30 numbers each, malignant or benign."),
         Component("wine", f"{module}:Wine", "178 wines, 13 numbers each, three cultivars."),
+        Component("adult", "metaformer_plugin_tabular.adult:Adult", "UCI Adult: census rows, income above 50K or not."),
         Component("diabetes", f"{module}:Diabetes", "442 patients, 10 columns each, disease progression."),
     ]

@@ -27,11 +27,11 @@ def register_datasets() -> Iterable[Component]:
     return [
         Component("ts_file", f"{module}:TsDataset", "A `.ts` file of the UEA and UCR archives."),
         Component(
-            "forecast", "metaformer_plugin_timeseries.forecast:ForecastDataset", "Windows of a CSV file of steps."
+            "forecast", f"{forecast}:ForecastDataset", "Windows of a CSV file of steps."
         ),
         Component(
             "pressure",
-            "metaformer_plugin_timeseries.forecast:PressureDataset",
+            f"{forecast}:PressureDataset",
             "Arterial blood pressure to be forecast, out of the aeon package.",
         ),
         Component("aeon", f"{module}:AeonDataset", "Archive sets that ship inside the aeon package."),
