@@ -98,6 +98,8 @@ class _Builder:
         widths = {name: tokenizer_width(route.reads[0], routes, encoders) for name, route in routes.items()}
         bridges: dict[str, Bridge] = {}
         for name, bridge_entry in recipe.bridges.items():
+            if not all(self.known(f"bridges.{name}.reads", stream, widths) for stream in bridge_entry.reads.values()):
+                return None
             roles = {role: widths[stream] for role, stream in bridge_entry.reads.items()}
             bridge = self.make("bridge", f"bridges.{name}", bridge_entry, {"widths": roles})
             if bridge is None:
@@ -106,9 +108,8 @@ class _Builder:
         heads = {name: self.head(name, entry, widths) for name, entry in recipe.heads.items()}
         if self.problems:
             return None
-        model = MetaFormer(
-            tokenizers, encoders, routes, bridges, {k: b.reads for k, b in recipe.bridges.items()}, heads
-        )
+        reads = {name: entry.reads for name, entry in recipe.bridges.items()}
+        model = MetaFormer(tokenizers, encoders, routes, bridges, reads, cast(dict[str, Head], heads))
         for task, spec in recipe.tasks.items():
             contents = {name: tokenizer.num_contents for name, tokenizer in tokenizers.items()}
             wired = {"task": task, "heads": heads, "widths": widths, "contents": contents}
@@ -139,7 +140,16 @@ class _Builder:
             tokenizer.modality = entry.use.rpartition(":")[2]
         return tokenizer
 
-    def head(self, name: str, entry: Any, widths: Mapping[str, int]) -> Head:
+    def known(self, path: str, stream: str, widths: Mapping[str, int]) -> bool:
+        """Whether a stream comes out of a pass or bridge; a problem where it only goes into a joint pass."""
+        if stream not in widths:
+            do = f"give it a pass of its own (passes: {{{stream}: {{}}}}), or read one of: {', '.join(widths)}"
+            self.problems.append(Problem(path, f"'{stream}' is read by a joint pass only", do))
+        return stream in widths
+
+    def head(self, name: str, entry: Any, widths: Mapping[str, int]) -> Head | None:
+        if not self.known(f"heads.{name}.reads", entry.reads, widths):
+            return None
         head: Head = self.make("head", f"heads.{name}", entry, {"dim": widths[entry.reads]})
         if head is not None:
             head.reads = entry.reads

@@ -171,14 +171,21 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(run: Run, folder: Path, model: MetaFormer, frozen: Mapping[str, Tensor] | None = None) -> None:
+def load_weights(
+    run: Run,
+    folder: Path,
+    model: MetaFormer,
+    frozen: Mapping[str, Tensor] | None = None,
+    lost: tuple[str, ...] = (),
+) -> None:
     """Fill a model with a checkpoint's weights and the run's frozen ones. Nothing may be missing or left over.
-    `frozen`: in the place of the run's own file."""
+    `frozen`: in the place of the run's own file. `lost`: modules that the model does without."""
     tensors = _read(folder / MODEL)
     if frozen is not None:
         tensors |= frozen
     elif (run.path / FROZEN).exists():
         tensors |= _read(run.path / FROZEN)
+    tensors = {name: t for name, t in tensors.items() if not name.startswith(tuple(f"{part}." for part in lost))}
     own = model.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:

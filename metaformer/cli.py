@@ -38,6 +38,15 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from error
 
 
+class Plugins(TyperGroup):
+    """`plugins` alone is `plugins list`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in SETTINGS["help_option_names"]):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     cls=Commands,
@@ -48,6 +57,12 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS, help="Check, show and complete recipes.")
 weights_app = typer.Typer(no_args_is_help=True, context_settings=SETTINGS, help="Look into pretrained weights.")
+plugins_app = typer.Typer(
+    cls=Plugins,
+    context_settings=SETTINGS,
+    help="List what is installed (also without a word), check it, begin one.",
+)
+app.add_typer(plugins_app, name="plugins")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(weights_app, name="weights")
 
@@ -180,6 +195,18 @@ def embed(
 
 
 @app.command()
+def study(
+    recipe: Recipe,
+    sets: Sets,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How many seeds, from the recipe's on.")] = 3,
+) -> None:
+    """Train a recipe with every control and every preset over several seeds, or go on with that, and compare."""
+    from metaformer.study import study_command
+
+    study_command(recipe, sets, seeds)
+
+
+@app.command()
 def inspect(recipe: Recipe, sets: Sets) -> None:
     """Show what a recipe builds and what it costs, without weights, downloads or memory."""
     from metaformer.inspect import inspect_command
@@ -187,13 +214,44 @@ def inspect(recipe: Recipe, sets: Sets) -> None:
     inspect_command(recipe, sets)
 
 
-@app.command()
-def plugins(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+@plugins_app.command("list")
+def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """List every installed component, and the plugins that are broken or blocked."""
     from metaformer.commands.plugins import plugins_command
     from metaformer.registry import registry
 
     plugins_command(registry(), as_json)
+
+
+@plugins_app.command("check")
+def check_plugins(
+    distributions: Annotated[
+        list[str], typer.Argument(metavar="DISTRIBUTION...", help="Installed distributions, such as metaformer.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipts for programs.")] = False,
+) -> None:
+    """Check that the components of a plugin keep what the core relies on; the receipt names what was checked."""
+    from metaformer.commands.check import check_command
+    from metaformer.registry import registry
+
+    raise typer.Exit(check_command(registry(), distributions, as_json))
+
+
+@plugins_app.command("new")
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as smell, for metaformer-plugin-smell.")],
+    modality: Annotated[bool, typer.Option("--modality", help="A tokenizer, with its preprocess.")] = False,
+    bridge: Annotated[bool, typer.Option("--bridge", help="One stream out of several.")] = False,
+    head: Annotated[bool, typer.Option("--head", help="A stream's prediction.")] = False,
+    objective: Annotated[bool, typer.Option("--objective", help="A loss.")] = False,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the project's folder.")] = Path(),
+) -> None:
+    """Write a whole plugin that passes its checks, to be changed into yours."""
+    from metaformer.commands.new import new_command
+    from metaformer.registry import registry
+
+    wanted = {"modality": modality, "bridge": bridge, "head": head, "objective": objective}
+    new_command(registry(), name, [kind for kind, is_wanted in wanted.items() if is_wanted], output)
 
 
 @app.command()

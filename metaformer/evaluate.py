@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,7 +18,9 @@ from metaformer.engine import Place, find_place
 from metaformer.errors import CheckpointError, DataError
 from metaformer.judge import judges
 from metaformer.model import MetaFormer, Step
+from metaformer.plaintext import printable
 from metaformer.recipe import Recipe
+from metaformer.remaining import remaining
 from metaformer.report.console import Console
 from metaformer.run import Run, find_run, open_run
 from metaformer.types import BadSample, Batch
@@ -128,19 +131,24 @@ def choose_checkpoint(run: Run, name: str) -> Path:
     return folder
 
 
-def restore(run: Run, checkpoint: str) -> tuple[MetaFormer, Path]:
-    """The run's model with the weights of a checkpoint, in eval mode, on CPU."""
+def restore(run: Run, checkpoint: str) -> tuple[Run, MetaFormer, Path]:
+    """The run, its model with the weights of a checkpoint, in eval mode, on CPU, and the checkpoint.
+
+    Where plugins are gone, run and model are what is left of them, and a line on standard error says what is not."""
     folder = choose_checkpoint(run, checkpoint)
+    run, lost = remaining(run)
+    if lost:
+        print(printable(f"not installed any more, left out: {', '.join(lost)}"), file=sys.stderr)
     model = assemble(run.recipe)
-    load_weights(run, folder, model)
+    load_weights(run, folder, model, lost=lost)
     model.eval()
-    return model, folder
+    return run, model, folder
 
 
 def eval_command(path: Path, sets: list[str], checkpoint: str = "best") -> None:
     """`metaformer eval RUN`: print the metrics of a run's checkpoint on its validation data."""
-    run = open_run(find_run(path), tuple(sets))
-    model, folder = restore(run, checkpoint)
+    run = open_run(find_run(path), tuple(sets), partial=True)
+    run, model, folder = restore(run, checkpoint)
     data = open_data(run.recipe, model, run.base)
     place = find_place(run.recipe.engine.threads)
     runner = Inference(step_module(model, data, run.recipe, train=False), place)

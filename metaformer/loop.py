@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from metaformer.base import Objective
-from metaformer.build import judges
 from metaformer.errors import MetaformerError, StoppedError
 from metaformer.evaluate import eval_batch, evaluate
+from metaformer.gradients import watch
 from metaformer.guard import put_back, running_statistics
+from metaformer.judge import judges
 from metaformer.model import MetaFormer
 from metaformer.recipe import Recipe
 from metaformer.recovery import diverged, roll_back
@@ -35,6 +36,7 @@ def run_steps(session: Session) -> dict[str, float]:
     """Train to the end and return the final metrics. Raises StoppedError after a signal, with everything saved."""
     recipe, done = session.recipe, session.progress.done
     metrics: dict[str, float] = {}
+    session.gradients = watch(recipe, session.engine, session.console.say)
     session.console.begin(recipe.name, done, recipe.steps)
     session.engine.model.train()
     session.open_stream()
@@ -92,6 +94,8 @@ def train_step(session: Session, window: Window) -> dict[str, Any]:
     engine, progress = session.engine, session.progress
     began = time.perf_counter()
     statistics = running_statistics(engine.model)
+    gradients = session.gradients
+    seen = gradients.follow(window.batches, progress.done + 1, progress.position) if gradients else {}
     named: dict[str, list[float]] = defaultdict(list)
     own: list[tuple[str, float]] = []
     verdict = ""
@@ -135,6 +139,7 @@ def train_step(session: Session, window: Window) -> dict[str, Any]:
         record |= {f"loss/{task}": total / count for task, (total, count) in losses.items() if count}
     if len(named) > 1:
         record |= {f"loss/{name}": sum(v) / len(v) for name, v in named.items()}
+    record |= seen
     _follow_policy(session, window, verdict, record)
     return record
 
@@ -226,6 +231,8 @@ def _evaluate(session: Session, again: bool = False) -> dict[str, float]:
             session.run.append("bad_samples.jsonl", {"step": session.progress.done, **asdict(sample)})
         session.run.append("metrics.jsonl", record)
         session.console.evaluated(session.progress.done, metrics)
+        if session.gradients is not None and session.gradients.found:
+            session.console.say(session.gradients.summary())
         if session.place.leads:
             registry().observe("evaluated", run=session.run, record=record)
     return metrics

@@ -28,21 +28,20 @@ def load(run: str | Path, checkpoint: str = "best") -> LoadedRun:
 
     `run`: a run directory, or the folder of a recipe's runs (the newest is taken). `checkpoint`: `best` or `latest`.
     """
-    return LoadedRun(open_run(Path(run)), checkpoint)
+    return LoadedRun(open_run(Path(run), partial=True), checkpoint)
 
 
 class LoadedRun:
     """A run's model with a checkpoint's weights, in eval mode."""
 
     def __init__(self, run: Run, checkpoint: str = "best") -> None:
-        self.run = run
-        self.model, self.folder = restore(run, checkpoint)
+        self.run, self.model, self.folder = restore(run, checkpoint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
         labels: dict[str, dict[str, list[str]]] = run.read_json("labels.json") or {}
         self._forms = {
             head: (target, form.kind, labels.get(task, {}).get(target))
-            for task in run.recipe.tasks
+            for task in self.run.recipe.tasks
             for target, form in needs(self.model, task)[1].items()
             for head in self._heads_of(task)
         }

@@ -239,6 +239,7 @@ def _resume(session: Session, checkpoint: Path, state: Mapping[str, Any], option
     else:
         _reshape(session, checkpoint, before, now, options)
     session.restore(state)
+    session.earlier = session.progress.seconds
     session.run.truncate_metrics(session.progress.done)
     if session.run.writes:
         registry().load_states(session.run, state["plugins"], session.console.say)

@@ -179,6 +179,14 @@ class Guard(Shape):
     max_rollbacks: Annotated[int, Field(ge=0)] = 3
 
 
+class Observe(Shape):
+    """What is looked at beside losses while a run trains; it changes no number of the run."""
+
+    every: Annotated[int, Field(gt=0)] | None = None
+    """Steps between looks at the gradient that each task alone has on the encoders' trained parameters: its norm, and
+    the cosine between every two tasks'. Default: never. Not with ZeRO 3."""
+
+
 class Best(Shape):
     metric: str
     """`task/metric`, as printed."""
@@ -222,6 +230,7 @@ class Recipe(Shape):
     save_every: Annotated[int, Field(gt=0)] | None = None
     """Steps between checkpoints; there is always one at the end."""
     log_every: Annotated[int, Field(gt=0)] = 10
+    observe: Observe = Observe()
     keep_last: Annotated[int, Field(gt=0)] = 2
     """Newest checkpoints that stay."""
     keep_best: Annotated[int, Field(gt=0)] = 1

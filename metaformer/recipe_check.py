@@ -110,15 +110,16 @@ def mapping(data: Data, *path: str | int) -> Mapping[str, Any]:
     return here if isinstance(here, Mapping) else {}
 
 
-def structure_problems(data: Data, registry: Registry) -> list[Problem]:
-    """What can be said without importing a component."""
+def structure_problems(data: Data, registry: Registry, partial: bool = False) -> list[Problem]:
+    """What can be said without importing a component. `partial`: what is not installed is no fault."""
+    installed = [] if partial else [*_requirements(data, registry), *_uses(data, registry)]
     return [
-        *_requirements(data, registry),
-        *_uses(data, registry),
+        *installed,
         *_streams(data),
         *_encoders(data),
         *_heads(data),
         *_engine(data),
+        *_observe(data),
         *_batch(data),
         *_best(data),
         *_controls(data),
@@ -312,6 +313,12 @@ def _offload(engine: Data) -> Iterator[Problem]:
     if offload.get("path") and not disk:
         found = "it is the folder of what is offloaded to 'nvme', and nothing is"
         yield Problem("engine.offload.path", found, "write `optimizer: nvme` or `parameters: nvme`, or remove it")
+
+
+def _observe(data: Data) -> Iterator[Problem]:
+    if mapping(data, "observe").get("every") and mapping(data, "engine").get("zero") == 3:
+        found = "a task's own gradient needs whole parameters, and ZeRO 3 cuts them into pieces"
+        yield Problem("observe.every", found, "remove it, or write `engine.zero: 2`")
 
 
 def _batch(data: Data) -> Iterator[Problem]:

@@ -133,9 +133,10 @@ class RecipeFile:
         return replace(self, recipe=recipe)
 
 
-def read_recipe(path: str | Path, sets: Sequence[str] = ()) -> RecipeFile:
-    """Read a recipe, apply `--set`s, check shape and structure. Raises one RecipeError with all problems."""
-    source, problems = _open(Path(path), sets)
+def read_recipe(path: str | Path, sets: Sequence[str] = (), partial: bool = False) -> RecipeFile:
+    """Read a recipe, apply `--set`s, check shape and structure. Raises one RecipeError with all problems.
+    `partial`: components that are not installed are no fault."""
+    source, problems = _open(Path(path), sets, partial)
     if problems:
         raise source.error(problems)
     return RecipeFile(validated(Recipe, source.data), source)
@@ -177,7 +178,7 @@ def locate(path: str | Path, base: Path) -> Path:
     return beside if not given.exists() and beside.exists() else given
 
 
-def _open(path: Path, sets: Sequence[str]) -> tuple[Source, list[Problem]]:
+def _open(path: Path, sets: Sequence[str], partial: bool = False) -> tuple[Source, list[Problem]]:
     file = read_yaml(path)
     lines = {dotted(at): line for at, line in file.lines.items() if at}
     problems = [problem for given in sets for problem in _set(file.data, given)]
@@ -186,7 +187,7 @@ def _open(path: Path, sets: Sequence[str]) -> tuple[Source, list[Problem]]:
         validated(Recipe, file.data)
     except ValidationError as error:
         problems += [problem for _, problem in explain(error, Recipe, file.data, _elsewhere)]
-    return source, problems + structure_problems(file.data, registry())
+    return source, problems + structure_problems(file.data, registry(), partial)
 
 
 def _finish(source: Source, problems: list[Problem], plugins: Registry) -> list[Problem]:

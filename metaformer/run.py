@@ -153,10 +153,11 @@ def find_run(path: Path) -> Path:
     return runs[-1]
 
 
-def open_run(path: Path, sets: tuple[str, ...] = ()) -> Run:
-    """A run that exists, to evaluate, predict with, or resume."""
+def open_run(path: Path, sets: tuple[str, ...] = (), partial: bool = False) -> Run:
+    """A run that exists, to evaluate, predict with, or resume. `partial`: some of its plugins may be gone, see
+    `metaformer.remaining`."""
     path = find_run(path)
-    file = read_recipe(path / RESOLVED, sets)
+    file = read_recipe(path / RESOLVED, sets, partial)
     origin = json.loads((path / "run.json").read_text())
     return Run(path, file, Path(origin["base"]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from metaformer.data.order import Order
 from metaformer.data.stream import BatchStream
 from metaformer.engine import Engine, Place
 from metaformer.engine.base import LossScale
+from metaformer.gradients import TaskGradients
 from metaformer.guard import Spikes
 from metaformer.recipe import Recipe
 from metaformer.registry import registry
@@ -49,6 +51,8 @@ class Progress:
     """Recent losses of each task, for the spike guard."""
     scale: tuple[float, int] | None = None
     """The loss scale of fp16, and how many steps it has held."""
+    seconds: float = 0.0
+    """That the run has taken, over all its parts."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,12 @@ class Session:
     batches: BatchStream | None = None
     current: Batch | None = None
     """The micro-batch in work, for messages."""
+    gradients: TaskGradients | None = None
+    """Looks at what tasks do to the encoders, where the recipe's `observe` asks for it."""
+    began: float = field(default_factory=time.perf_counter)
+    """When this part of the run began."""
+    earlier: float = 0.0
+    """Seconds that the parts of the run before this one took, up to the checkpoint that it goes on from."""
     failed: Exception | None = None
     """What went wrong in work of this rank alone; raised on all ranks when they agree the next time."""
 
@@ -101,6 +111,7 @@ class Session:
         """For a checkpoint's `state.json`."""
         progress, cut, engine = self.progress, self.engine.batching, self.recipe.engine
         progress.losses = self.spikes.seen
+        progress.seconds = self.earlier + time.perf_counter() - self.began
         progress.scale = (self.engine.scale.value, self.engine.scale.good) if self.engine.scale else None
         return {
             "progress": asdict(progress),

@@ -39,6 +39,7 @@ class Result:
     trained: int
     """Number of trained parameters."""
     seconds: float
+    """That it took, over all parts of the run."""
 
     def record(self) -> dict[str, Any]:
         """For `result.json`."""
@@ -158,6 +159,7 @@ def _check_shared(run: Run, place: Place) -> None:
 
 HARMLESS = (
     *("output", "log_every", "save_every", "eval_every", "keep_last", "keep_best", "save_async", "best", "controls"),
+    "observe.every",
     *("loader.workers", "loader.prefetch", "loader.timeout", "engine.timeout"),
 )
 """What may change between the parts of a run without changing a single number of it."""
@@ -221,7 +223,8 @@ def train(run: Run, place: Place, console: Console, options: Options | None = No
             metrics = run_steps(session)
             certify(session)
             trained = sum(size_of(p) for p in session.engine.model.parameters() if p.requires_grad)
-            result = Result(run.path, metrics, trained, time.perf_counter() - began)
+            seconds = session.earlier + time.perf_counter() - began
+            result = Result(run.path, metrics, trained, seconds)
             with session.alone():
                 run.write_json("result.json", {"this run": result.record()})
                 run.status("finished", session.progress.done)

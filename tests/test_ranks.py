@@ -74,7 +74,7 @@ def test_every_zero_stage_gives_the_losses_of_stage_0(stages, zero_stage_0, zero
     theirs, ours = records(zero_stage_0)[-1]["metrics"], records(run)[-1]["metrics"]
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
-    weights, expected = (restore(open_run(path), "latest")[0].state_dict() for path in (run, zero_stage_0))
+    weights, expected = (restore(open_run(path), "latest")[1].state_dict() for path in (run, zero_stage_0))
     for name, value in expected.items():
         ours, theirs = weights[name], value
         if name.endswith("attn.qkv.bias"):

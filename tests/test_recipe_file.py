@@ -301,3 +301,25 @@ def test_errors_come_in_the_order_of_the_file_and_once(write):
     file = read_recipe(write())
     error = file.error([Problem("steps", "b"), Problem("name", "a"), Problem("steps", "b"), Problem("", "whole")])
     assert [(p.line, p.found) for p in error.problems] == [(1, "a"), (16, "b"), (None, "whole")]
+
+
+def test_a_head_cannot_read_what_goes_into_a_joint_pass_only(tmp_path):
+    from metaformer.build import assemble
+    from metaformer.recipe import Recipe
+
+    tokenizer = {"use": "image", "image_size": 8, "patch_size": 4}
+    recipe = Recipe.model_validate(
+        {
+            "name": "joint",
+            "tokenizers": {"left": tokenizer, "right": tokenizer},
+            "encoders": {"shared": {"use": "identity", "dim": 8}},
+            "passes": {"both": {"reads": ["left", "right"]}},
+            "heads": {"label": {"use": "classification", "reads": "left", "num_classes": 2}},
+            "tasks": {
+                "t": {"data": {"train": {"use": "digits"}}, "objective": {"use": "cross_entropy", "head": "label"}}
+            },
+            "steps": 1,
+        }
+    )
+    with pytest.raises(RecipeError, match=r"heads\.label\.reads: 'left' is read by a joint pass only"):
+        assemble(recipe)
