@@ -121,6 +121,17 @@ def test_standardised_contents_forget_level_and_contrast():
     torch.testing.assert_close(objective(here, data)["masked"], one, rtol=1e-4, atol=1e-4)
 
 
+def test_the_bottleneck_knows_the_class_token_and_the_place_only():
+    here, objective, data = model(), masked(bottleneck=0.5).eval(), batch()
+    encoder = here.encoders["shared"]
+    encoder.forward = lambda tokens: tokens.with_x(F.pad(tokens.x[:, 1:] * 100, (0, 0, 1, 0)) + tokens.x[:, :1])
+    one = objective(here, data)["bottleneck"]
+    encoder.forward = lambda tokens: tokens.with_x(torch.zeros_like(tokens.x) + tokens.x[:, :1])
+    torch.testing.assert_close(objective(here, data)["bottleneck"], one)
+    one.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.unpack.parameters())
+
+
 @pytest.mark.parametrize(("stream", "says"), [("words", "num_contents 0"), ("nowhere", "streams: rows, words")])
 def test_streams_without_contents_are_refused(stream, says):
     with pytest.raises(MetaformerError, match=says):

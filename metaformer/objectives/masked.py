@@ -1,6 +1,7 @@
 """Masked prediction: what was in the patches that the encoder could not see?
 
-Source: SimMIM (arXiv 2111.09886), with targets normalised per patch as in MAE (arXiv 2111.06377).
+Source: SimMIM (arXiv 2111.09886), with targets normalised per patch as in MAE (arXiv 2111.06377); the bottleneck as in
+RetroMAE (arXiv 2205.12035).
 Ours differs: for every modality whose tokenizer says what its tokens are made of, not only pictures.
 """
 
@@ -28,7 +29,9 @@ class MaskedPatches(Objective):
     """A share of a stream's real patches is replaced by one learned vector, positions stay; a linear layer on the
     encoder's output guesses their contents. Loss: mean squared error over the hidden patches.
 
-    `standardize` brings the contents of each patch to mean 0 and deviation 1 (patches of one number stay)."""
+    `standardize` brings the contents of each patch to mean 0 and deviation 1 (patches of one number stay).
+    `bottleneck` adds, times that weight, the error of a second guess, which knows only the class token's output and
+    the place: without it nobody asks the class token for anything."""
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class MaskedPatches(Objective):
         stream: str,
         mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5,
         standardize: bool = False,
+        bottleneck: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__()
         if stream not in contents:
@@ -51,6 +55,11 @@ class MaskedPatches(Objective):
         self.hidden = nn.Parameter(torch.zeros(1, 1, widths[stream]))
         self.norm = nn.LayerNorm(widths[stream])
         self.guess = nn.Linear(widths[stream], contents[stream])
+        self.bottleneck = bottleneck
+        dim = widths[stream]
+        self.unpack = (
+            nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, contents[stream])) if bottleneck else None
+        )
         init_transformer(self)
         nn.init.trunc_normal_(self.hidden, std=0.02)
 
@@ -68,7 +77,16 @@ class MaskedPatches(Objective):
         if self.standardize:
             goal = (goal - goal.mean(dim=2, keepdim=True)) / (goal.var(dim=2, keepdim=True) + 1e-6).sqrt()
         error = ((guess - goal) ** 2).mean(dim=2)
-        return {"masked": (error * hide).sum() / hide.sum().clamp(min=1)}
+        count = hide.sum().clamp(min=1)
+        losses = {"masked": (error * hide).sum() / count}
+        if self.unpack is not None:
+            if n == 0 or tokens.positions is None:
+                found = f"stream {self.stream!r} has no class token, or no positions"
+                raise MetaformerError("objective masked_patches with a bottleneck", found, "set `bottleneck: 0`")
+            whole_sample = self.norm(seen.x[:, :1]).expand(-1, goal.shape[1], -1)
+            second = self.unpack(torch.cat([whole_sample, places[:, n:].to(whole_sample.dtype)], dim=2)).float()
+            losses["bottleneck"] = self.bottleneck * (((second - goal) ** 2).mean(dim=2) * hide).sum() / count
+        return losses
 
     def _draw(self, real: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
         """Which patches to hide: `mask_ratio` of each row's real ones, rounded up; in evaluation always the same."""
