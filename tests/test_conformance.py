@@ -237,7 +237,6 @@ def test_metric(check):
 DATASETS = {
     "digits": ("digits", {"split": "valid"}),
     "photo_crops": ("photo_crops", {"split": "valid", "samples": 16}),
-    "photo_holes": ("photo_holes", {"split": "valid", "samples": 16}),
     "python_topics": ("python_topics", {"split": "valid"}),
     "breast_cancer": ("breast_cancer", {"split": "valid"}),
     "wine": ("wine", {"split": "valid"}),

@@ -31,9 +31,4 @@ def register_datasets() -> list[Component]:
             "metaformer_plugin_image.datasets:PhotoCropsDataset",
             "Rotated gray crops of two photographs bundled with scikit-learn: a task without labels.",
         ),
-        Component(
-            "photo_holes",
-            "metaformer_plugin_image.datasets:PhotoHolesDataset",
-            "The same crops with one patch to be guessed: masked prediction without labels.",
-        ),
     ]

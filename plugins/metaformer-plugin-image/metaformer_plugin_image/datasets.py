@@ -135,52 +135,6 @@ class PhotoCropsDataset(Dataset):
         return _sha256(*self.photos, np.frombuffer(knobs.encode(), dtype=np.uint8))
 
 
-class PhotoHolesDataset(Dataset):
-    """What is under the gray patch? `{image: uint8 [size size], hole: [patch*patch] numbers from -1 to 1}`.
-
-    The crops of `photo_crops`, with one patch, drawn by index, replaced by middle gray; the target is its pixels:
-    masked prediction, for pre-training a small encoder without any labels. Data, split and limits: see there.
-    """
-
-    def __init__(
-        self,
-        *,
-        split: Split,
-        size: Annotated[int, Field(gt=0, le=160)] = 8,
-        patch_size: Annotated[int, Field(gt=0)] = 2,
-        samples: Annotated[int, Field(gt=0)] = 16384,
-        zoom: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 8.0),
-        seed: Annotated[int, Field(ge=0)] = 0,
-        stream: str = "image",
-        target: str = "hole",
-    ) -> None:
-        if size % patch_size:
-            raise DataError(f"patches of {patch_size} pixels", f"crops of {size}", "choose a size that they divide")
-        self.crops = PhotoCropsDataset(split=split, size=size, samples=samples, zoom=zoom, seed=seed)
-        self.patch_size, self.stream, self.target = patch_size, stream, target
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        image = self.crops.crop(index).copy()
-        p = self.patch_size
-        side = len(image) // p
-        row, column = divmod(int(np.random.default_rng([self.crops.seed, 2, index]).integers(side * side)), side)
-        patch = image[row * p : (row + 1) * p, column * p : (column + 1) * p]
-        values = patch.astype(np.float32).ravel() / 127.5 - 1
-        patch[:] = 128
-        return {self.stream: image, self.target: values}
-
-    def sample_id(self, index: int) -> str:
-        return f"{self.crops.split}-{index}"
-
-    def fingerprint(self) -> str:
-        return f"{self.crops.fingerprint()} {self.patch_size}"
-
-
 def _sklearn(what: str) -> Any:
     try:
         return importlib.import_module("sklearn.datasets")
