@@ -87,18 +87,22 @@ MAY_IMPORT = {
     "hookspecs": set(),
     "types": set(),
     "recipe": set(),
-    "layers": {"layers"},
+    "layers": {"errors", "layers", "types"},
+    "files": {"errors", "files"},
+    "arrays": {"arrays", "base", "errors", "files", "types"},
     "base": {"types", "model"},
     "encoders": {"base", "errors", "layers", "types"},
     "heads": {"base", "errors", "heads", "layers", "types"},
     "objectives": {"base", "errors", "layers", "objectives", "types"},
     "metrics": {"base", "errors", "metrics", "types"},
     "model": {"base", "errors", "trainable", "types"},
+    "gradients": {"base", "data", "engine", "model", "recipe", "types"},
     "trainable": {"errors", "layers", "recipe"},
     "data": {"base", "data", "errors", "types"},
     "weights": {"encoders", "errors", "layers", "plaintext", "weights"},
     "registry": {"base", "discovery", "errors", "hookspecs", "spelling"},
-    "testing": {"base", "data", "errors", "model", "registry", "schema", "testing", "types"},
+    "offline": set(),
+    "testing": {"base", "data", "errors", "model", "offline", "registry", "schema", "testing", "types"},
 }
 """Room -> the rooms of the core that it may know."""
 
@@ -113,11 +117,12 @@ def test_rooms_know_only_what_is_below_them(name):
 
 
 ONLY_FOR = {
-    "build": {"evaluate", "inspect", "loop", "predict", "prepare", "recipe_file", "session", "train"},
+    "build": {"evaluate", "inspect", "ladder", "loop", "predict", "prepare", "recipe_file", "session", "train"},
     "cli": {"__main__"},
     "commands": {"cli", "commands", "doctor"},
-    "testing": {"testing"},
-    "train": {"cli"},
+    "testing": {"commands", "testing"},
+    "study": {"cli"},
+    "train": {"cli", "study"},
 }
 """Room -> those that may import it: what runs commands."""
 
@@ -218,7 +223,9 @@ def test_every_kind_of_component_has_its_hook():
 
 # Plugin folders.
 
-PUBLIC = {f"metaformer.{name}" for name in ("base", "errors", "hookspecs", "layers", "testing", "types")}
+PUBLIC = {
+    f"metaformer.{name}" for name in ("arrays", "base", "errors", "files", "hookspecs", "layers", "testing", "types")
+}
 """What plugins may import, beside the names that `metaformer` itself offers."""
 DISTRIBUTIONS = metadata.packages_distributions()
 

@@ -1,5 +1,6 @@
 """The conformance kit: sound tokenizers pass every check, and each defect is caught by the check that names it."""
 
+import contextlib
 import random
 import socket
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from metaformer.base import Preprocess, Tokenizer
 from metaformer.errors import DataError, MetaformerError
-from metaformer.testing import encoder_checks, head_checks, tokenizer_checks
+from metaformer.testing import bridge_checks, encoder_checks, head_checks, tokenizer_checks
 from metaformer.types import TokenBatch
 from tests.verdict import fails, passes
 
@@ -175,6 +176,57 @@ class ForeignWeightsOnly(Smell):
         return {name.removeprefix("smell."): tensor for name, tensor in source.items() if name.startswith("smell.")}
 
 
+class RedrawnInTraining(Smell):
+    """Loses what was loaded as soon as training begins."""
+
+    def train(self, mode=True):
+        if mode:
+            nn.init.normal_(self.linear.weight)
+        return super().train(mode)
+
+
+class SeedsInForward(Smell):
+    def forward(self, raw):
+        torch.manual_seed(0)
+        return super().forward(raw)
+
+
+class Contents(Smell):
+    """Offers what its tokens are made of."""
+
+    num_contents = 1
+
+    def contents(self, raw):
+        return (raw["values"] / self.std).unsqueeze(-1)
+
+
+class UncountedContents(Contents):
+    num_contents = 0
+
+
+class WideContents(Contents):
+    num_contents = 2
+
+
+class LeakyContents(Contents):
+    def contents(self, raw):
+        return super().contents(raw) - raw["values"].mean(dim=1)[:, None, None]
+
+
+class LearnedContents(Contents):
+    def contents(self, raw):
+        return self.linear(raw["values"].unsqueeze(-1)).detach()[:, :, :1]
+
+
+class TriesQuietly(Smell):
+    """Goes on without the network, which it asks for all the same."""
+
+    def __init__(self, dim):
+        super().__init__(dim)
+        with contextlib.suppress(OSError):
+            socket.create_connection(("localhost", 9), timeout=1)
+
+
 class Chatty(Smell):
     def __init__(self, dim):
         super().__init__(dim)
@@ -265,6 +317,13 @@ DEFECTIVE_TOKENIZERS = [
     (UnevenFit, "fit", "two fits to the same values differ in: std"),
     (NeverFitted, "fit", "set `fits = True`"),
     (ForeignWeightsOnly, "own_weights", "own tensors"),
+    (RedrawnInTraining, "frozen", "become others: linear.weight"),
+    (SeedsInForward, "random_state", "moves the global random state of torch"),
+    (UncountedContents, "contents", "set `num_contents`"),
+    (WideContents, "contents", "not [B P E] = [3, 5, 2]"),
+    (LeakyContents, "contents", "padding leak"),
+    (LearnedContents, "contents", "depend on initial weights"),
+    (TriesQuietly, "offline", "uses the network (localhost)"),
     (Chatty, "offline", "uses the network"),
     (with_preprocess(Unpicklable), "preprocess_pickle", "cannot be pickled"),
     (with_preprocess(Forgetful), "preprocess_pickle", "something else"),
@@ -278,7 +337,7 @@ DEFECTIVE_TOKENIZERS = [
 
 
 def test_a_sound_tokenizer_passes_everything():
-    assert len(passes(tokenizer_checks(Smell, SMELLS, bad=["smoke", None]))) == 26
+    assert len(passes(tokenizer_checks(Smell, SMELLS, bad=["smoke", None]))) == 29
 
 
 @pytest.mark.parametrize(
@@ -288,6 +347,10 @@ def test_a_sound_tokenizer_passes_everything():
 )
 def test_a_defective_tokenizer_is_caught_by_the_check_that_names_the_defect(defective, name, sentence):
     assert sentence in fails(tokenizer_checks(defective, SMELLS, bad=["smoke"]), name)
+
+
+def test_contents_that_are_sound_pass():
+    passes(check for check in tokenizer_checks(Contents, SMELLS) if check.name == "contents")
 
 
 def test_what_a_component_raises_becomes_the_sentence_of_its_check():
@@ -301,6 +364,16 @@ def test_what_a_component_raises_becomes_the_sentence_of_its_check():
 def test_without_samples_nothing_can_be_checked():
     with pytest.raises(MetaformerError, match="no samples"):
         tokenizer_checks(Smell, [])
+    with pytest.raises(MetaformerError, match="no roles"):
+        bridge_checks(("any", {}), {})
+
+
+def test_checks_say_what_they_are_about():
+    (check, *_) = head_checks(("classification", {"num_classes": 2}))
+    assert (check.kind, check.use) == ("head", ("classification", {"num_classes": 2}))
+    (check, *_) = tokenizer_checks(Smell, SMELLS)
+    assert (check.kind, check.use) == ("tokenizer", None)
+    assert all(check.promise.endswith(".") for check in tokenizer_checks(Smell, SMELLS))
 
 
 def test_checks_leave_the_global_random_generators_alone():

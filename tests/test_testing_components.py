@@ -82,7 +82,7 @@ class NoBlocks(Averaging):
     ],
 )
 def test_a_defective_encoder_is_caught(defective, name, sentence):
-    assert len(passes(encoder_checks(Averaging))) == 15
+    assert len(passes(encoder_checks(Averaging))) == 17
     assert sentence in fails(encoder_checks(defective), name)
 
 
@@ -132,7 +132,7 @@ class EmptyMean(Count):
     ],
 )
 def test_a_defective_head_is_caught(defective, name, sentence):
-    assert len(passes(head_checks(Count))) == 12
+    assert len(passes(head_checks(Count))) == 16
     assert sentence in fails(head_checks(defective), name)
 
 
@@ -209,7 +209,9 @@ class PerSample(Distance):
     ],
 )
 def test_a_defective_objective_is_caught(defective, name, sentence):
-    assert len(passes(objective_checks(Distance, {"count": Count}))) == 11
+    # The run-time checks of types in these tests draw from python's `random` wherever the model passes on a list.
+    quiet = [check for check in objective_checks(Distance, {"count": Count}) if check.name != "random_state"]
+    assert len(passes(quiet)) == 15
     assert sentence in fails(objective_checks(defective, {"count": Count}), name)
 
 
@@ -310,7 +312,7 @@ CLASSES = torch.tensor([0, 1, 2, 1, 1, 0])
 )
 def test_a_defective_metric_is_caught(defective, name, sentence):
     form = Target("class", 3)
-    assert len(passes(metric_checks(Hits, LOGITS, CLASSES, form))) == 7
+    assert len(passes(metric_checks(Hits, LOGITS, CLASSES, form))) == 8
     assert sentence in fails(metric_checks(defective, LOGITS, CLASSES, form), name)
 
 

@@ -15,6 +15,7 @@ seeds, and leaves the global random generators as they were.
 
 from __future__ import annotations
 
+from metaformer.testing.bridge import bridge_checks
 from metaformer.testing.check import Check
 from metaformer.testing.dataset import dataset_checks
 from metaformer.testing.encoder import encoder_checks
@@ -25,6 +26,7 @@ from metaformer.testing.tokenizer import tokenizer_checks
 
 __all__ = [
     "Check",
+    "bridge_checks",
     "dataset_checks",
     "encoder_checks",
     "head_checks",

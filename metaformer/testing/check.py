@@ -6,10 +6,10 @@ Ours differs: checks are plain values, so that a command can run them as well as
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import random
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metaformer.data.loader import isolated_rng
+from metaformer.offline import unconnected
 from metaformer.registry import registry
 from metaformer.schema import construct
 
@@ -35,19 +36,33 @@ class Check(NamedTuple):
 
     name: str
     run: Callable[[], None]
+    promise: str = ""
+    """What holds where it passes, as a sentence."""
+    kind: str = ""
+    """Kind of the component: `tokenizer`, `head`, ..."""
+    use: Use | None = None
+    """The component, where it was named as a recipe names it, and its knobs."""
 
     def __str__(self) -> str:
         return self.name
 
 
-def checks_of(promises: Iterable[Callable[[], None]]) -> Iterator[Check]:
-    """A check per function, under its name. Each runs from the same seeds and leaves the global ones alone;
-    whatever a component raises becomes the sentence of its check."""
-    for promise in promises:
-        yield Check(promise.__name__, _guarded(promise))
+def checks_of(kit: object, kind: str, use: Any = None) -> Iterator[Check]:
+    """A check per public method of a kit, under its name, those of its base class first.
+
+    Each runs from the same seeds and leaves the global ones alone; whatever a component raises becomes the sentence
+    of its check. `use` as the kits get it: what is no pair of name and knobs counts as unnamed."""
+    named = use if isinstance(use, tuple) else None
+    owners = reversed(type(kit).__mro__)
+    methods = {name: value for owner in owners for name, value in vars(owner).items() if inspect.isfunction(value)}
+    for name in methods:
+        if not name.startswith("_"):
+            promise = getattr(kit, name)
+            text = " ".join((inspect.getdoc(promise) or "").partition("\n\n")[0].split())
+            yield Check(name, _guarded(name, promise), text, kind, named)
 
 
-def _guarded(promise: Callable[[], None]) -> Callable[[], None]:
+def _guarded(name: str, promise: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         with isolated_rng(0):
             try:
@@ -55,7 +70,7 @@ def _guarded(promise: Callable[[], None]) -> Callable[[], None]:
             except AssertionError:
                 raise
             except Exception as error:
-                raise AssertionError(f"{promise.__name__}: raises {type(error).__name__}: {error}") from error
+                raise AssertionError(f"{name}: raises {type(error).__name__}: {error}") from error
 
     return run
 
@@ -124,19 +139,12 @@ def moved_generators(act: Callable[[], object]) -> list[str]:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Whoever opens a connection or resolves a name inside gets an AssertionError."""
-
-    def refuse(*arguments: Any, **options: Any) -> Any:
-        raise AssertionError("offline: it uses the network; let users fetch files first, and read those")
-
-    getaddrinfo, connect = socket.getaddrinfo, vars(socket.socket).get("connect")
-    socket.getaddrinfo = refuse
-    socket.socket.connect = refuse  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        socket.getaddrinfo = getaddrinfo
-        if connect is None:
-            del socket.socket.connect  # it is inherited: the one in C comes to light again
-        else:
-            socket.socket.connect = connect  # type: ignore[method-assign]
+    """Whoever opens a connection or resolves a name inside fails the check, also one that goes on without."""
+    with unconnected() as attempts:
+        try:
+            yield
+        except Exception:
+            if not attempts:
+                raise
+    hosts = ", ".join(dict.fromkeys(attempts))
+    require(not attempts, f"offline: it uses the network ({hosts}); let users fetch files first, and read those")

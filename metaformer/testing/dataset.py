@@ -19,6 +19,7 @@ from metaformer.testing.check import (
     round_trip,
     same,
 )
+from metaformer.types import IGNORE
 
 
 def dataset_checks(make: Callable[[], Dataset] | Use, *, limit: int = 16) -> Iterator[Check]:
@@ -26,21 +27,7 @@ def dataset_checks(make: Callable[[], Dataset] | Use, *, limit: int = 16) -> Ite
 
     At most `limit` samples, spread over all, are read.
     """
-    kit = _Kit(make if callable(make) else lambda: component("dataset", make, {}), limit)
-    return checks_of(
-        [
-            kit.length,
-            kit.samples,
-            kit.stable_samples,
-            kit.random_state,
-            kit.pickle,
-            kit.fingerprint,
-            kit.sample_ids,
-            kit.classes,
-            kit.root,
-            kit.offline,
-        ]
-    )
+    return checks_of(_Kit(make if callable(make) else lambda: component("dataset", make, {}), limit), "dataset", make)
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,7 @@ class _Kit:
     make: Callable[[], Dataset]
     limit: int
 
-    def spread(self, dataset: Dataset) -> list[int]:
+    def _spread(self, dataset: Dataset) -> list[int]:
         """Indices over the whole set, the first and the last among them."""
         last, count = len(dataset) - 1, min(self.limit, len(dataset))
         return sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
@@ -61,7 +48,7 @@ class _Kit:
     def samples(self) -> None:
         """Samples are mappings from names to values, and bring something."""
         dataset = self.make()
-        for i in self.spread(dataset):
+        for i in self._spread(dataset):
             sample = dataset[i]
             named = isinstance(sample, dict) and all(isinstance(key, str) for key in sample)
             require(named, f"sample {i} is a {type(sample).__name__}, not a dict by names of streams and targets")
@@ -70,7 +57,7 @@ class _Kit:
     def stable_samples(self) -> None:
         """A sample is the same every time, in any order, in any instance, whatever the random state."""
         first, second = self.make(), self.make()
-        places = self.spread(first)
+        places = self._spread(first)
         with isolated_rng(1):
             forth = {i: first[i] for i in places}
         with isolated_rng(2):
@@ -82,7 +69,7 @@ class _Kit:
 
     def random_state(self) -> None:
         """Opening and reading draw from no global random generator."""
-        places = self.spread(self.make())
+        places = self._spread(self.make())
 
         def read() -> None:
             dataset = self.make()
@@ -95,7 +82,7 @@ class _Kit:
     def pickle(self) -> None:
         """It goes to data workers and gives the same samples there."""
         dataset = self.make()
-        places = self.spread(dataset)
+        places = self._spread(dataset)
         dataset[places[0]]  # files that are opened at the first sample must not travel
         try:
             copy = round_trip(dataset)
@@ -110,7 +97,7 @@ class _Kit:
         first, second = self.make(), self.make()
         before = first.fingerprint()
         require(isinstance(before, str) and bool(before), f"`fingerprint` gives {before!r}, not a text")
-        for i in self.spread(first):
+        for i in self._spread(first):
             first[i]
         require(first.fingerprint() == before, "`fingerprint` changes when samples are read")
         require(second.fingerprint() == before, "`fingerprint` is another in a second instance: addresses? times?")
@@ -124,19 +111,24 @@ class _Kit:
         for i, name in enumerate(names):
             require(name not in seen, f"samples {seen.get(name)} and {i} have the same id {name!r}")
             seen[name] = i
-        stay = all(second.sample_id(i) == names[i] for i in self.spread(first))
+        stay = all(second.sample_id(i) == names[i] for i in self._spread(first))
         require(stay, "`sample_id` gives other names in a second instance")
 
     def classes(self) -> None:
         """Where it knows the classes of a target, each sample's is one of them, by name or index."""
         dataset = self.make()
-        places = self.spread(dataset)
+        places = self._spread(dataset)
         for target, names in dataset.classes.items():
             require(len(set(names)) == len(names), f"a class of {target!r} is listed twice")
             for i in places:
                 value = dataset[i].get(target)
                 for one in value if isinstance(value, list | tuple) else [value]:
-                    known = one is None or one in names or (not isinstance(one, str) and 0 <= int(one) < len(names))
+                    number = None if one is None or isinstance(one, str) else int(one)
+                    known = (
+                        one is None
+                        or one in names
+                        or (number is not None and (number == IGNORE or 0 <= number < len(names)))
+                    )
                     require(known, f"sample {i} has {target} {one!r}, which is none of its classes")
 
     def root(self) -> None:
@@ -148,5 +140,5 @@ class _Kit:
         """Once the files are there, neither opening nor reading uses the network."""
         with offline():
             dataset = self.make()
-            for i in self.spread(dataset):
+            for i in self._spread(dataset):
                 dataset[i]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,34 +18,23 @@ from metaformer.types import TokenBatch
 
 def encoder_checks(make: Callable[[], Encoder] | Use) -> Iterator[Check]:
     """Named checks of an encoder: of `(name, knobs)` as a recipe has them, or of a function that makes one."""
-    kit = _Kit(make if callable(make) else lambda: component("encoder", make, {}))
-    return checks_of(
-        [
-            kit.declarations,
-            kit.same_shape,
-            kit.padding_invariance,
-            kit.batch_order,
-            kit.empty_row,
-            kit.one_token,
-            kit.construction,
-            kit.eval_mode,
-            kit.input_unchanged,
-            kit.gradient_reach,
-            kit.gradient_through,
-            kit.state_dict,
-            kit.bf16_autocast,
-            kit.meta_device,
-            kit.empty_parameters,
-        ]
-    )
+    return checks_of(_Kit(make if callable(make) else lambda: component("encoder", make, {})), "encoder", make)
 
 
 @dataclass(frozen=True)
-class _Kit:
+class _Kit(modules.ModuleKit):
     make: Callable[[], Encoder]
 
-    def ready(self) -> Encoder:
-        return self.make().eval()
+    def _make(self) -> Encoder:
+        return self.make()
+
+    def _ready(self) -> Encoder:
+        return self._make().eval()
+
+    def _ask(self, module: nn.Module) -> Callable[[], Any]:
+        assert isinstance(module, Encoder)
+        tokens = stream.random_tokens(module.dim)
+        return lambda: [module(tokens).x]
 
     def declarations(self) -> None:
         """It says how wide it is and which blocks it has."""
@@ -55,7 +45,7 @@ class _Kit:
 
     def same_shape(self) -> None:
         """x keeps shape and type; whatever else the tokens carry is handed on."""
-        encoder = self.ready()
+        encoder = self._ready()
         ids = torch.zeros(3, 6, dtype=torch.long)
         tokens = stream.random_tokens(encoder.dim, prefix=1)._replace(ids=ids, grid=(5,))
         out = _run(encoder, tokens)
@@ -71,7 +61,7 @@ class _Kit:
 
     def padding_invariance(self) -> None:
         """Masked tokens, whatever they hold, do not influence the others."""
-        encoder = self.ready()
+        encoder = self._ready()
         tokens = stream.random_tokens(encoder.dim)
         together = _run(encoder, tokens)
         for i in range(len(tokens.x)):
@@ -81,7 +71,7 @@ class _Kit:
 
     def batch_order(self) -> None:
         """Samples in another order give the same tokens in that order."""
-        encoder = self.ready()
+        encoder = self._ready()
         tokens = stream.random_tokens(encoder.dim)
         forth, back = _run(encoder, tokens), _run(encoder, stream.reverse(tokens))
         defect = "samples in reverse order give other tokens: something mixes the rows of a batch"
@@ -89,7 +79,7 @@ class _Kit:
 
     def empty_row(self) -> None:
         """A row without any real token is finite and leaves the others as they are, gradients included."""
-        encoder = self.ready()
+        encoder = self._ready()
         tokens = stream.random_tokens(encoder.dim, empty_row=True)
         x = tokens.x.clone().requires_grad_()
         out = encoder(tokens.with_x(x))
@@ -104,23 +94,13 @@ class _Kit:
 
     def one_token(self) -> None:
         """A sequence of a single token is finite."""
-        encoder = self.ready()
+        encoder = self._ready()
         alone = stream.row(stream.random_tokens(encoder.dim), len(stream.LENGTHS) - 1)
         require(bool(torch.isfinite(_run(encoder, alone).x).all()), "a sequence of one token gives numbers not finite")
 
-    def construction(self) -> None:
-        """Equal seeds give equal initial weights."""
-        modules.require_seeded(self.make)
-
-    def eval_mode(self) -> None:
-        """Evaluation repeats itself and changes neither weights nor buffers."""
-        encoder = self.ready()
-        tokens = stream.random_tokens(encoder.dim)
-        modules.require_still(encoder, lambda: [encoder(tokens).x])
-
     def input_unchanged(self) -> None:
         """Several passes may read one stream: the forward pass leaves it as it is."""
-        encoder = self.ready()
+        encoder = self._ready()
         tokens = stream.random_tokens(encoder.dim)
         x, mask = tokens.x.clone(), tokens.mask.clone()
         _run(encoder, tokens)
@@ -148,16 +128,9 @@ class _Kit:
         leak = float(x.grad[~tokens.mask].abs().max())
         require(leak <= 1e-6, f"padding leak: masked tokens get a gradient of {leak:.3g}")
 
-    def state_dict(self) -> None:
-        """A copy with the same state dict gives the same tokens."""
-        first, second = self.ready(), self.ready()
-        modules.copy_weights(first, second)
-        tokens = stream.random_tokens(first.dim)
-        modules.require_round_trip([_run(first, tokens).x], [_run(second, tokens).x])
-
     def bf16_autocast(self) -> None:
         """Under bf16 autocast tokens are finite."""
-        encoder = self.ready()
+        encoder = self._ready()
         tokens = stream.random_tokens(encoder.dim, empty_row=True)
         with torch.autocast("cpu", torch.bfloat16):
             finite = bool(torch.isfinite(_run(encoder, tokens).x).all())
@@ -173,10 +146,6 @@ class _Kit:
         except Exception as error:
             raise AssertionError(f"it does not run on the meta device, as `inspect` needs: {error}") from error
         require(out.x.is_meta, "built on the meta device, it allocates memory all the same")
-
-    def empty_parameters(self) -> None:
-        """No parameter is without elements."""
-        modules.require_no_empty(self.make())
 
 
 def _run(encoder: Encoder, tokens: TokenBatch) -> TokenBatch:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metaformer.base import Head
 from metaformer.testing import module as modules
 from metaformer.testing import stream
-from metaformer.testing.check import Check, Use, checks_of, component, require, require_close
+from metaformer.testing.check import Check, Use, checks_of, component, require, require_close, same
 from metaformer.types import TokenBatch
 
 KINDS = ("class", "classes", "values", "embedding")
@@ -19,32 +20,25 @@ KINDS = ("class", "classes", "values", "embedding")
 
 def head_checks(make: Callable[[int], Head] | Use, *, dim: int = 32) -> Iterator[Check]:
     """Named checks of a head: of `(name, knobs)` as a recipe has them, or of a function of the stream's width."""
-    kit = _Kit(make if callable(make) else lambda width: component("head", make, {"dim": width}), dim)
     return checks_of(
-        [
-            kit.predicts,
-            kit.output_shape,
-            kit.padding_invariance,
-            kit.batch_order,
-            kit.empty_row,
-            kit.construction,
-            kit.eval_mode,
-            kit.gradient_reach,
-            kit.state_dict,
-            kit.bf16_autocast,
-            kit.meta_device,
-            kit.empty_parameters,
-        ]
+        _Kit(make if callable(make) else lambda width: component("head", make, {"dim": width}), dim), "head", make
     )
 
 
 @dataclass(frozen=True)
-class _Kit:
+class _Kit(modules.ModuleKit):
     make: Callable[[int], Head]
     dim: int
 
-    def ready(self) -> Head:
-        return self.make(self.dim).eval()
+    def _make(self) -> Head:
+        return self.make(self.dim)
+
+    def _ready(self) -> Head:
+        return self._make().eval()
+
+    def _ask(self, module: nn.Module) -> Callable[[], Any]:
+        tokens = stream.random_tokens(self.dim)
+        return lambda: [module(tokens)]
 
     def predicts(self) -> None:
         """It says what it predicts and how much of it."""
@@ -70,7 +64,7 @@ class _Kit:
 
     def padding_invariance(self) -> None:
         """What masked tokens hold does not change a prediction."""
-        head = self.ready()
+        head = self._ready()
         for prefix in (0, 1):
             tokens = stream.random_tokens(self.dim, prefix=prefix)
             together = _run(head, tokens)
@@ -81,7 +75,7 @@ class _Kit:
 
     def batch_order(self) -> None:
         """Samples in another order give the same predictions in that order."""
-        head = self.ready()
+        head = self._ready()
         tokens = stream.random_tokens(self.dim)
         back = _run(head, stream.reverse(tokens)).flip(0)
         defect = "samples in reverse order give other predictions: something mixes the rows of a batch"
@@ -89,7 +83,7 @@ class _Kit:
 
     def empty_row(self) -> None:
         """A row without any real token gives finite numbers and finite gradients."""
-        head = self.ready()
+        head = self._ready()
         for prefix in (0, 1):
             tokens = stream.random_tokens(self.dim, prefix=prefix, empty_row=True)
             # Without a real token a stream may just as well be all zeros: unit length must not divide by that.
@@ -99,15 +93,19 @@ class _Kit:
                 if out.requires_grad:
                     modules.require_finite_gradients(head, modules.probe(out), "a row in which all is masked")
 
-    def construction(self) -> None:
-        """Equal seeds give equal initial weights."""
-        modules.require_seeded(lambda: self.make(self.dim))
+    def one_token(self) -> None:
+        """A sequence of a single token gives finite numbers."""
+        alone = stream.row(stream.random_tokens(self.dim), len(stream.LENGTHS) - 1)
+        require(
+            bool(torch.isfinite(_run(self._ready(), alone)).all()), "a sequence of one token gives numbers not finite"
+        )
 
-    def eval_mode(self) -> None:
-        """Evaluation repeats itself and changes neither weights nor buffers."""
-        head = self.ready()
+    def input_unchanged(self) -> None:
+        """Several heads may read one stream: the forward pass leaves it as it is."""
         tokens = stream.random_tokens(self.dim)
-        modules.require_still(head, lambda: [head(tokens)])
+        x, mask = tokens.x.clone(), tokens.mask.clone()
+        _run(self._ready(), tokens)
+        require(same(x, tokens.x) and same(mask, tokens.mask), "the forward pass writes into the tokens that it reads")
 
     def gradient_reach(self) -> None:
         """Every trainable parameter learns."""
@@ -116,17 +114,10 @@ class _Kit:
             loss = modules.probe(head(stream.random_tokens(self.dim)))
             modules.require_reach(head, loss, "take them away: some engines hang on parameters without gradient")
 
-    def state_dict(self) -> None:
-        """A copy with the same state dict gives the same predictions."""
-        first, second = self.ready(), self.ready()
-        modules.copy_weights(first, second)
-        tokens = stream.random_tokens(self.dim)
-        modules.require_round_trip([_run(first, tokens)], [_run(second, tokens)])
-
     def bf16_autocast(self) -> None:
         """Under bf16 autocast predictions are finite."""
         with torch.autocast("cpu", torch.bfloat16):
-            out = _run(self.ready(), stream.random_tokens(self.dim, empty_row=True))
+            out = _run(self._ready(), stream.random_tokens(self.dim, empty_row=True))
         require(bool(torch.isfinite(out).all()), "predictions under bf16 autocast are not finite")
 
     def meta_device(self) -> None:
@@ -139,10 +130,6 @@ class _Kit:
         except Exception as error:
             raise AssertionError(f"it does not run on the meta device, as `inspect` needs: {error}") from error
         require(out.is_meta, "built on the meta device, it allocates memory all the same")
-
-    def empty_parameters(self) -> None:
-        """No parameter is without elements."""
-        modules.require_no_empty(self.make(self.dim))
 
 
 def _run(head: Head, tokens: TokenBatch) -> Tensor:

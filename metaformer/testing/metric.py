@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from metaformer.base import Head, Metric
 from metaformer.errors import MetaformerError
-from metaformer.testing.check import Check, Use, checks_of, component, require, same
+from metaformer.testing.check import Check, Use, checks_of, component, moved_generators, require, same
 from metaformer.types import Target
 
 SURE = 20.0
@@ -36,18 +36,7 @@ def metric_checks(
         raise MetaformerError("conformance checks of a metric", f"{len(prediction)} rows", "give at least four")
     wired = {"target": form} if head is None else {"target": form, "head": head()}
     factory = make if callable(make) else lambda: component("metric", make, wired)
-    kit = _Kit(factory, prediction, target, form)
-    return checks_of(
-        [
-            kit.number,
-            kit.row_order,
-            kit.split_updates,
-            kit.empty_update,
-            kit.fresh_start,
-            kit.input_unchanged,
-            kit.direction,
-        ]
-    )
+    return checks_of(_Kit(factory, prediction, target, form), "metric", make)
 
 
 @dataclass(frozen=True)
@@ -57,15 +46,15 @@ class _Kit:
     target: Tensor
     form: Target
 
-    def score(self, *parts: tuple[Tensor, Tensor]) -> float:
+    def _score(self, *parts: tuple[Tensor, Tensor]) -> float:
         metric = self.make()
         for prediction, target in parts:
             metric.update(prediction.clone(), target.clone())
         return metric.compute()
 
     @property
-    def whole(self) -> float:
-        return self.score((self.prediction, self.target))
+    def _whole(self) -> float:
+        return self._score((self.prediction, self.target))
 
     def number(self) -> None:
         """A finite float, and the same when asked again."""
@@ -79,27 +68,27 @@ class _Kit:
         """The order of the rows does not matter."""
         count = len(self.target)
         for order in (torch.arange(count).flip(0), torch.randperm(count, generator=torch.Generator().manual_seed(2))):
-            found = self.score((self.prediction[order], self.target[order]))
-            require(_near(found, self.whole), f"rows in another order give {found} instead of {self.whole}")
+            found = self._score((self.prediction[order], self.target[order]))
+            require(_near(found, self._whole), f"rows in another order give {found} instead of {self._whole}")
 
     def split_updates(self) -> None:
         """Several updates count like one, batches of any size."""
         for cut in (1, len(self.target) // 2):
             first = (self.prediction[:cut], self.target[:cut])
-            found = self.score(first, (self.prediction[cut:], self.target[cut:]))
-            text = f"updates with {cut} rows and the rest give {found}, one update {self.whole}"
-            require(_near(found, self.whole), f"{text}: is it a mean over batches?")
+            found = self._score(first, (self.prediction[cut:], self.target[cut:]))
+            text = f"updates with {cut} rows and the rest give {found}, one update {self._whole}"
+            require(_near(found, self._whole), f"{text}: is it a mean over batches?")
 
     def empty_update(self) -> None:
         """A batch in which no row counts changes nothing."""
-        found = self.score((self.prediction[:0], self.target[:0]), (self.prediction, self.target))
-        require(_near(found, self.whole), f"after an update without rows it gives {found} instead of {self.whole}")
+        found = self._score((self.prediction[:0], self.target[:0]), (self.prediction, self.target))
+        require(_near(found, self._whole), f"after an update without rows it gives {found} instead of {self._whole}")
 
     def fresh_start(self) -> None:
         """A new one has seen nothing of what others saw."""
-        expected = self.whole
-        self.score((self.prediction.flip(0), self.target))
-        require(_near(self.whole, expected), "what one instance saw counts in the next: its state is not its own")
+        expected = self._whole
+        self._score((self.prediction.flip(0), self.target))
+        require(_near(self._whole, expected), "what one instance saw counts in the next: its state is not its own")
 
     def input_unchanged(self) -> None:
         """Several metrics read the same rows: `update` leaves them as they are."""
@@ -108,14 +97,19 @@ class _Kit:
         kept = same(prediction, self.prediction) and same(target, self.target)
         require(kept, "`update` writes into the rows that it reads")
 
+    def random_state(self) -> None:
+        """A number is no matter of luck: no global random generator is drawn from or seeded."""
+        moved = moved_generators(lambda: self._whole)
+        require(not moved, f"it moves the global random state of {', '.join(moved)}")
+
     def direction(self) -> None:
         """`higher_is_better` tells the truth: perfect predictions are no worse than those given."""
         metric = self.make()
         larger = getattr(metric, "higher_is_better", None)
         require(isinstance(larger, bool), f"`higher_is_better` is {larger!r}, neither True nor False")
-        perfect = self.score((self._perfect(), self.target))
-        better = perfect >= self.whole if larger else perfect <= self.whole
-        text = f"perfect predictions score {perfect}, those given {self.whole}"
+        perfect = self._score((self._perfect(), self.target))
+        better = perfect >= self._whole if larger else perfect <= self._whole
+        text = f"perfect predictions score {perfect}, those given {self._whole}"
         require(better, f"higher_is_better is {larger}, but {text}")
 
     def _perfect(self) -> Tensor:

@@ -1,14 +1,74 @@
-"""Checks that hold for every component with weights: a tokenizer, an encoder, a head, an objective."""
+"""Checks that hold for every component with weights: a tokenizer, an encoder, a bridge, a head, an objective."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metaformer.data.loader import isolated_rng
-from metaformer.testing.check import require, require_close, same
+from metaformer.testing.check import moved_generators, require, require_close, same
+
+
+class ModuleKit(ABC):
+    """Checks that need to know only how a component is made, and how it is asked."""
+
+    @abstractmethod
+    def _make(self) -> nn.Module:
+        """A new component."""
+
+    def _ready(self) -> nn.Module:
+        """A new component as it is when it answers."""
+        return self._make().eval()
+
+    @abstractmethod
+    def _ask(self, module: nn.Module) -> Callable[[], Any]:
+        """What runs the forward pass over the kit's inputs, which are ready then, and gives a list of tensors.
+
+        Untyped, because checks of types at run time draw from python's `random` to look into a list."""
+
+    def construction(self) -> None:
+        """Equal seeds give equal initial weights."""
+        require_seeded(self._make)
+
+    def eval_mode(self) -> None:
+        """Evaluation repeats itself and changes neither weights nor buffers."""
+        module = self._ready()
+        require_still(module, self._ask(module))
+
+    def random_state(self) -> None:
+        """Evaluation neither draws from global random generators nor seeds them."""
+        module = self._ready()
+        with torch.no_grad():
+            moved = moved_generators(self._ask(module))
+        require(not moved, f"a forward pass in eval mode moves the global random state of {', '.join(moved)}")
+
+    def frozen(self) -> None:
+        """Weights that were loaded and frozen stay, bit by bit, through loading, `train`, `eval` and passes."""
+        source, module = self._ready(), self._make()
+        copy_weights(source, module)
+        module.requires_grad_(False)
+        with torch.no_grad():
+            for mode in (True, False):
+                module.train(mode)
+                self._ask(module)()
+        loaded = dict(source.named_parameters())
+        drawn = [name for name, p in module.named_parameters() if name in loaded and not same(p, loaded[name])]
+        require(not drawn, f"weights that were loaded and frozen become others: {', '.join(drawn)}")
+
+    def state_dict(self) -> None:
+        """A copy with the same state dict, which has seen nothing else, gives the same answers."""
+        first, second = self._ready(), self._make().eval()
+        copy_weights(first, second)
+        with torch.no_grad():
+            require_round_trip(self._ask(first)(), self._ask(second)())
+
+    def empty_parameters(self) -> None:
+        """No parameter is without elements."""
+        require_no_empty(self._make())
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from metaformer.base import Head, Objective, Preprocess, Tokenizer, pad_stack
 from metaformer.data.target import missing, stack_targets
 from metaformer.model import MetaFormer, Route
 from metaformer.testing import module as modules
-from metaformer.testing.check import Check, Use, checks_of, component, require, require_close
+from metaformer.testing.check import Check, Use, checks_of, component, require, require_close, same
 from metaformer.types import IGNORE, Batch, Raw, Target, TokenBatch
 
 DIM = 16
@@ -32,35 +33,18 @@ def objective_checks(
     `streams` unless they set `reads`. Batches of random tokens and random targets are made of what it declares.
     """
     factory: Make = (
-        make
-        if callable(make)
-        else lambda built, widths: component("objective", make, {"task": "kit", "heads": built, "widths": widths})
+        make if callable(make) else lambda built, widths: component("objective", make, _wired(built, widths))
     )
-    kit = _Kit(factory, dict(heads), tuple(streams))
-    return checks_of(
-        [
-            kit.declarations,
-            kit.losses,
-            kit.blank_batch,
-            kit.same_modules,
-            kit.absent_rows,
-            kit.batch_order,
-            kit.eval_mode,
-            kit.gradient_reach,
-            kit.heads_stay_outside,
-            kit.bf16_autocast,
-            kit.empty_parameters,
-        ]
-    )
+    return checks_of(_Kit(factory, dict(heads), tuple(streams)), "objective", make)
 
 
 @dataclass(frozen=True)
-class _Kit:
+class _Kit(modules.ModuleKit):
     make: Make
     heads: Mapping[str, Callable[[int], Head] | Use]
     streams: tuple[str, ...]
 
-    def world(self) -> tuple[MetaFormer, Objective]:
+    def _world(self) -> tuple[MetaFormer, Objective]:
         """A small model, and the objective inside it."""
         heads = {name: self._head(use) for name, use in self.heads.items()}
         tokenizers = {name: _Vectors() for name in self.streams}
@@ -70,12 +54,20 @@ class _Kit:
         model.add_objectives("kit", [objective])
         return model.eval(), objective
 
+    def _make(self) -> MetaFormer:
+        return self._world()[0]
+
+    def _ask(self, module: nn.Module) -> Callable[[], Any]:
+        assert isinstance(module, MetaFormer)
+        objective = cast(Objective, cast(nn.ModuleList, module.objectives["kit"])[0])
+        return lambda: list(objective(module, self._batch(objective)).values())
+
     def _head(self, use: Callable[[int], Head] | Use) -> Head:
         head: Head = use(DIM) if callable(use) else component("head", use, {"dim": DIM})
         head.reads = head.reads or self.streams[0]
         return head
 
-    def batch(self, objective: Objective) -> Batch:
+    def _batch(self, objective: Objective) -> Batch:
         """Samples of several lengths, one of which lacks its targets."""
         draw = torch.Generator().manual_seed(7)
         targets = {key: _random_targets(target, draw) for key, target in objective.targets.items()}
@@ -83,7 +75,7 @@ class _Kit:
         present = {name: torch.ones(len(LENGTHS), dtype=torch.bool) for name in self.streams}
         return Batch("kit", streams, present, targets, [str(i) for i in range(len(LENGTHS))])
 
-    def blank(self, objective: Objective) -> Batch:
+    def _blank(self, objective: Objective) -> Batch:
         """What other ranks' tasks run on: one sample that lacks everything."""
         mask = torch.ones(1, 1, dtype=torch.bool)
         raw = {"values": torch.zeros(1, 1, DIM), "mask": mask}
@@ -93,7 +85,7 @@ class _Kit:
 
     def declarations(self) -> None:
         """It says which heads and streams it reads, and which targets it needs in which form."""
-        model, objective = self.world()
+        model, objective = self._world()
         unknown = sorted({*objective.uses} - {*model.heads, *self.streams})
         require(bool(objective.uses), "`uses` is empty: name the heads and streams that it reads")
         require(not unknown, f"`uses` names {', '.join(unknown)}, which are neither heads nor streams")
@@ -102,8 +94,8 @@ class _Kit:
 
     def losses(self) -> None:
         """Named scalars, finite."""
-        model, objective = self.world()
-        losses = objective(model, self.batch(objective))
+        model, objective = self._world()
+        losses = objective(model, self._batch(objective))
         require(isinstance(losses, dict) and bool(losses), f"it returns {type(losses).__name__}, not named losses")
         for name, loss in losses.items():
             require(loss.ndim == 0, f"the loss {name!r} has shape {list(loss.shape)}, not that of a number")
@@ -111,80 +103,82 @@ class _Kit:
 
     def blank_batch(self) -> None:
         """A batch in which nothing counts gives a finite zero that is still connected to the parameters."""
-        model, objective = self.world()
-        for name, loss in objective(model, self.blank(objective)).items():
+        model, objective = self._world()
+        for name, loss in objective(model, self._blank(objective)).items():
             value = float(loss.detach())
             require(value == 0, f"the loss {name!r} of a batch in which nothing counts is {value}, not 0")
             connected = "is cut off from the parameters: ranks that wait for their gradients would hang"
             require(loss.requires_grad, f"the loss {name!r} of a batch in which nothing counts {connected}")
-        loss = _total(objective(model, self.blank(objective)))
+        loss = _total(objective(model, self._blank(objective)))
         modules.require_finite_gradients(model, loss, "a batch in which nothing counts")
 
     def same_modules(self) -> None:
         """A blank batch runs the same modules in the same order as a full one."""
-        model, objective = self.world()
+        model, objective = self._world()
         calls: list[str] = []
         for name, module in model.named_modules():
             module.register_forward_hook(lambda *_, name=name: calls.append(name))
-        objective(model, self.batch(objective))
+        objective(model, self._batch(objective))
         full = list(calls)
         calls.clear()
-        objective(model, self.blank(objective))
+        objective(model, self._blank(objective))
         lacking = sorted(set(full) ^ set(calls))
         difference = f" ({', '.join(lacking)})" if lacking else ""
         require(full == calls, f"a blank batch runs other modules than a full one{difference}: ranks would hang")
 
     def absent_rows(self) -> None:
         """Samples without stream and targets change no loss: each is a mean over what counts."""
-        model, objective = self.world()
-        batch = self.batch(objective)
+        model, objective = self._world()
+        batch = self._batch(objective)
         expected = objective(model, batch)
-        found = objective(model, _with_blanks(batch, self.blank(objective)))
+        found = objective(model, _with_blanks(batch, self._blank(objective)))
         for name, loss in expected.items():
             require_close(found[name], loss, f"the loss {name!r} changes with samples that lack everything")
 
     def batch_order(self) -> None:
         """The order of the samples does not matter."""
-        model, objective = self.world()
-        batch = self.batch(objective)
+        model, objective = self._world()
+        batch = self._batch(objective)
         expected, found = objective(model, batch), objective(model, _reversed(batch))
         for name, loss in expected.items():
             require_close(found[name], loss, f"the loss {name!r} depends on the order of the samples")
 
-    def eval_mode(self) -> None:
-        """Evaluation repeats itself and changes neither weights nor buffers."""
-        model, objective = self.world()
-        modules.require_still(model, lambda: list(objective(model, self.batch(objective)).values()))
-
     def gradient_reach(self) -> None:
         """Its own parameters learn, and so do the heads and streams that it says it uses."""
-        model, objective = self.world()
+        model, objective = self._world()
         model.train()
         for name in model.heads:
             model.heads[name].requires_grad_(name in objective.uses)
         used = set().union(*(model.sources(name) for name in objective.uses))
         for name in model.tokenizers:
             model.tokenizers[name].requires_grad_(name in used)
-        loss = _total(objective(model, self.batch(objective)))
+        loss = _total(objective(model, self._batch(objective)))
         modules.require_reach(model, loss, "it does not use what `uses` says, or has parameters for nothing")
 
     def heads_stay_outside(self) -> None:
         """The heads belong to the model: an objective that keeps them registers them twice."""
-        model, objective = self.world()
+        model, objective = self._world()
         mine = {id(p) for p in objective.parameters()}
         twice = [name for name, p in model.heads.named_parameters() if id(p) in mine]
         require(not twice, f"it keeps heads as its own modules, which registers twice: {', '.join(twice)}")
 
+    def input_unchanged(self) -> None:
+        """Objectives of one task read the same batch: it stays as it is."""
+        model, objective = self._world()
+        batch, before = self._batch(objective), self._batch(objective)
+        objective(model, batch)
+        read = [*batch.targets, *(f"stream {name}" for name in batch.streams)]
+        kept = [same(batch.targets[key], before.targets[key]) for key in batch.targets]
+        kept += [same(batch.streams[name], before.streams[name]) for name in batch.streams]
+        touched = ", ".join(name for name, whole in zip(read, kept, strict=True) if not whole)
+        require(all(kept), f"it writes into the batch that it reads: {touched}")
+
     def bf16_autocast(self) -> None:
         """Under bf16 autocast losses are finite."""
-        model, objective = self.world()
+        model, objective = self._world()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = _total(objective(model, self.batch(objective)))
+            loss = _total(objective(model, self._batch(objective)))
         require(bool(torch.isfinite(loss)), f"the loss under bf16 autocast is {float(loss.detach())}")
-
-    def empty_parameters(self) -> None:
-        """No parameter is without elements."""
-        modules.require_no_empty(self.world()[1])
 
 
 class _NoPreprocess(Preprocess):
@@ -257,3 +251,8 @@ def _reversed(batch: Batch) -> Batch:
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([*losses.values()]).sum()
+
+
+def _wired(heads: Mapping[str, Head], widths: Mapping[str, int]) -> dict[str, Any]:
+    """What the core supplies; the kit's streams have no contents."""
+    return {"task": "kit", "heads": heads, "widths": widths, "contents": dict.fromkeys(widths, 0)}

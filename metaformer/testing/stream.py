@@ -10,16 +10,19 @@ LENGTHS = (6, 4, 1)
 """Real tokens of each row."""
 
 
-def random_tokens(dim: int, *, prefix: int = 0, empty_row: bool = False) -> TokenBatch:
-    """[B 6 D] with `prefix` class tokens, positions, and in the padding large numbers that must not matter."""
-    draw = torch.Generator().manual_seed(11)
+def random_tokens(
+    dim: int, *, prefix: int = 0, empty_row: bool = False, counts: tuple[int, ...] = LENGTHS, seed: int = 11
+) -> TokenBatch:
+    """[B T D] with `prefix` class tokens, positions, and in the padding large numbers that must not matter; `counts`
+    are the real tokens of each row."""
+    draw = torch.Generator().manual_seed(seed)
     # Always drawn with the empty row, so that the others are the same with and without it.
-    lengths = torch.tensor([*LENGTHS, 0])
+    lengths = torch.tensor([*counts, 0])
     size = (len(lengths), int(lengths.max()), dim)
     mask = torch.arange(size[1]) < lengths[:, None]
     x = torch.where(mask[:, :, None], torch.randn(size, generator=draw), 100 * torch.randn(size, generator=draw))
     positions = 0.1 * torch.randn(size[1:], generator=draw)
-    rows = len(lengths) if empty_row else len(LENGTHS)
+    rows = len(lengths) if empty_row else len(counts)
     return TokenBatch((x + positions)[:rows], mask[:rows], "kit", num_prefix=prefix, positions=positions)
 
 
@@ -29,6 +32,18 @@ def row(tokens: TokenBatch, index: int) -> TokenBatch:
     positions = None if tokens.positions is None else tokens.positions[:count]
     x, mask = tokens.x[index : index + 1, :count], tokens.mask[index : index + 1, :count]
     return tokens._replace(x=x, mask=mask, positions=positions)
+
+
+def only(tokens: TokenBatch, index: int) -> TokenBatch:
+    """One sample alone, as it is padded in the batch."""
+    return tokens._replace(x=tokens.x[index : index + 1], mask=tokens.mask[index : index + 1])
+
+
+def without(tokens: TokenBatch, index: int) -> TokenBatch:
+    """The same samples, one of which lacks the stream: its places hold other nonsense than padding does elsewhere."""
+    x, mask = tokens.x.clone(), tokens.mask.clone()
+    x[index], mask[index] = -50 * x[index], False
+    return tokens._replace(x=x, mask=mask)
 
 
 def reverse(tokens: TokenBatch) -> TokenBatch:

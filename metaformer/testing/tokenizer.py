@@ -44,63 +44,44 @@ def tokenizer_checks(
     if not samples:
         raise MetaformerError("conformance checks of a tokenizer", "no samples", "give some, of several lengths")
     factory = make if callable(make) else lambda width: component("tokenizer", make, {"dim": width})
-    kit = _Kit(factory, tuple(samples), tuple(bad), dim)
-    return checks_of(
-        [
-            kit.declarations,
-            kit.offline,
-            kit.output_shape,
-            kit.output_dtype,
-            kit.mask,
-            kit.finite,
-            kit.padding_invariance,
-            kit.batch_order,
-            kit.blank,
-            kit.example,
-            kit.preprocess_determinism,
-            kit.preprocess_pickle,
-            kit.preprocess_random_state,
-            kit.augmentation,
-            kit.construction,
-            kit.fit,
-            kit.eval_mode,
-            kit.input_unchanged,
-            kit.gradient_reach,
-            kit.state_dict,
-            kit.own_weights,
-            kit.bf16_autocast,
-            kit.meta_device,
-            kit.positions,
-            kit.empty_parameters,
-            kit.bad_values,
-        ]
-    )
+    return checks_of(_Kit(factory, tuple(samples), tuple(bad), dim), "tokenizer", make)
 
 
 @dataclass(frozen=True)
-class _Kit:
+class _Kit(modules.ModuleKit):
     make: Callable[[int], Tokenizer]
     samples: tuple[Any, ...]
     bad: tuple[Any, ...]
     dim: int
 
-    def ready(self) -> Tokenizer:
+    def _make(self) -> Tokenizer:
+        return self.make(self.dim)
+
+    def _ready(self) -> Tokenizer:
         """A fresh tokenizer, fitted to the samples, in eval mode."""
-        tokenizer = self.make(self.dim)
+        tokenizer = self._make()
         if tokenizer.fits:
             tokenizer.fit(iter(self.samples))
         return tokenizer.eval()
 
-    def raws(self, tokenizer: Tokenizer) -> list[Raw]:
+    def _raws(self, tokenizer: Tokenizer) -> list[Raw]:
         return [tokenizer.preprocess(value, False) for value in self.samples]
 
-    def all_tokens(self) -> tuple[Tokenizer, TokenBatch]:
-        tokenizer = self.ready()
-        return tokenizer, _tokens(tokenizer, self.raws(tokenizer))
+    def _all_tokens(self) -> tuple[Tokenizer, TokenBatch]:
+        tokenizer = self._ready()
+        return tokenizer, _tokens(tokenizer, self._raws(tokenizer))
+
+    def _ask(self, module: nn.Module) -> Callable[[], Any]:
+        raw = self._collated(module)
+        return lambda: _tensors(module(raw))
+
+    def _collated(self, module: nn.Module) -> Raw:
+        assert isinstance(module, Tokenizer)
+        return module.preprocess.collate(self._raws(module))
 
     def declarations(self) -> None:
         """It has a preprocess that is no module, and describes itself in one line."""
-        tokenizer = self.make(self.dim)
+        tokenizer = self._make()
         preprocess = getattr(tokenizer, "preprocess", None)
         require(isinstance(preprocess, Preprocess), "`preprocess` is not a metaformer.base.Preprocess")
         require(not isinstance(preprocess, nn.Module), "`preprocess` is a module: it cannot go to data workers")
@@ -109,13 +90,13 @@ class _Kit:
     def offline(self) -> None:
         """Neither construction nor reading nor tokenizing uses the network."""
         with offline():
-            self.all_tokens()
+            self._all_tokens()
 
     def output_shape(self) -> None:
         """x [B T D] of the wired width, mask [B T], and what else is given fits."""
         for dim in (self.dim, 2 * self.dim):
             tokenizer = self.make(dim).eval()
-            tokens = _tokens(tokenizer, self.raws(tokenizer))
+            tokens = _tokens(tokenizer, self._raws(tokenizer))
             rows, shape = len(self.samples), list(tokens.x.shape)
             require(len(shape) == 3 and shape[0] == rows, f"{rows} samples give tokens of shape {shape}, not [B T D]")
             require(shape[2] == dim, f"tokens are {shape[2]} wide where the encoder is {dim}")
@@ -129,7 +110,7 @@ class _Kit:
 
     def output_dtype(self) -> None:
         """x is floating-point as the weights are, mask is boolean, ids are whole numbers."""
-        tokenizer, tokens = self.all_tokens()
+        tokenizer, tokens = self._all_tokens()
         weights = {p.dtype for p in tokenizer.parameters() if p.is_floating_point()} or {torch.float32}
         require(tokens.x.dtype in weights, f"tokens are {tokens.x.dtype}; the weights are {weights}")
         require(tokens.mask.dtype == torch.bool, f"the mask is {tokens.mask.dtype}, not boolean")
@@ -138,21 +119,21 @@ class _Kit:
 
     def mask(self) -> None:
         """Every sample has a real token."""
-        tokenizer = self.ready()
-        for i, raw in enumerate(self.raws(tokenizer)):
+        tokenizer = self._ready()
+        for i, raw in enumerate(self._raws(tokenizer)):
             tokens = _tokens(tokenizer, [raw])
             require(bool(tokens.mask.any()), f"sample {i} has no real token: is the mask upside down? True is real")
 
     def finite(self) -> None:
         """All tokens are finite, masked ones included: attention multiplies them by zero, which saves no NaN."""
-        _, tokens = self.all_tokens()
+        _, tokens = self._all_tokens()
         rows = [i for i, x in enumerate(tokens.x) if not torch.isfinite(x).all()]
         require(not rows, f"tokens of samples {rows} are not finite")
 
     def padding_invariance(self) -> None:
         """A sample's real tokens are the same alone and beside longer and shorter ones."""
-        tokenizer = self.ready()
-        raws = self.raws(tokenizer)
+        tokenizer = self._ready()
+        raws = self._raws(tokenizer)
         crowd = _tokens(tokenizer, [*raws, tokenizer.preprocess.example(), tokenizer.preprocess.blank()])
         for i, raw in enumerate(raws):
             alone = _tokens(tokenizer, [raw])
@@ -163,8 +144,8 @@ class _Kit:
 
     def batch_order(self) -> None:
         """Samples in another order give the same tokens in that order."""
-        tokenizer = self.ready()
-        raws = [*self.raws(tokenizer), tokenizer.preprocess.blank()]
+        tokenizer = self._ready()
+        raws = [*self._raws(tokenizer), tokenizer.preprocess.blank()]
         forth, back = _tokens(tokenizer, raws), _tokens(tokenizer, raws[::-1])
         defect = "samples in reverse order give other tokens: something mixes the rows of a batch"
         require(same(back.mask.flip(0), forth.mask), f"{defect} (the mask)")
@@ -172,26 +153,26 @@ class _Kit:
 
     def blank(self) -> None:
         """The stand-in for a missing value collates with real samples and is finite, and so are its gradients."""
-        tokenizer = self.ready()
+        tokenizer = self._ready()
         blank = tokenizer.preprocess.blank()
         alone = tokenizer(tokenizer.preprocess.collate([blank]))
         require(alone.x.shape[1] > 0, "the blank has no token at all: one is the least")
         require(bool(torch.isfinite(alone.x).all()), "tokens of the blank are not finite")
         if alone.x.requires_grad:
             modules.require_finite_gradients(tokenizer, alone.x.sum(), "the blank")
-        beside = _tokens(tokenizer, [*self.raws(tokenizer), blank])
+        beside = _tokens(tokenizer, [*self._raws(tokenizer), blank])
         require(bool(torch.isfinite(beside.x).all()), "tokens of the blank beside real samples are not finite")
 
     def example(self) -> None:
         """The sample of the largest size is as long as any that was given."""
-        tokenizer, tokens = self.all_tokens()
+        tokenizer, tokens = self._all_tokens()
         largest = _tokens(tokenizer, [tokenizer.preprocess.example()])
         most, here = int(tokens.mask.sum(dim=1).max()), largest.x.shape[1]
         require(here >= most, f"`example` has {here} tokens, and a sample has {most}: costs would be counted too low")
 
     def preprocess_determinism(self) -> None:
         """In evaluation a value always gives the same tensors, on the CPU and without gradients."""
-        preprocess = self.make(self.dim).preprocess
+        preprocess = self._make().preprocess
         for i, value in enumerate(self.samples):
             with isolated_rng(1):
                 first = preprocess(value, False)
@@ -203,7 +184,7 @@ class _Kit:
 
     def preprocess_pickle(self) -> None:
         """The preprocess goes to data workers and does the same there."""
-        preprocess = self.make(self.dim).preprocess
+        preprocess = self._make().preprocess
         try:
             copy = round_trip(preprocess)
         except Exception as error:
@@ -215,14 +196,14 @@ class _Kit:
 
     def preprocess_random_state(self) -> None:
         """Evaluation neither draws from global random generators nor seeds them."""
-        preprocess = self.make(self.dim).preprocess
+        preprocess = self._make().preprocess
         for value in self.samples:
             moved = moved_generators(lambda value=value: preprocess(value, False))  # type: ignore[misc]
             require(not moved, f"preprocessing for evaluation moves the global random state of {', '.join(moved)}")
 
     def augmentation(self) -> None:
         """In training the global generators alone decide, and what comes out can be tokenized."""
-        tokenizer = self.ready()
+        tokenizer = self._ready()
         passes = []
         for _ in range(2):
             with isolated_rng(5):
@@ -232,32 +213,22 @@ class _Kit:
         finite = bool(torch.isfinite(_tokens(tokenizer, passes[0]).x).all())
         require(finite, "tokens of training samples are not finite")
 
-    def construction(self) -> None:
-        """Equal seeds give equal initial weights."""
-        modules.require_seeded(lambda: self.make(self.dim))
-
     def fit(self) -> None:
         """The same values give the same statistics on every rank; asked for only where `fits` says so."""
-        if not self.make(self.dim).fits:
-            own = type(self.make(self.dim)).fit is not Tokenizer.fit
+        if not self._make().fits:
+            own = type(self._make()).fit is not Tokenizer.fit
             require(not own, "it defines `fit`, which is never called: set `fits = True`")
             return
         with isolated_rng(1):
-            first = self.ready()
+            first = self._ready()
         with isolated_rng(1):
-            moved = modules.changed(modules.snapshot(first), self.ready())
+            moved = modules.changed(modules.snapshot(first), self._ready())
         require(not moved, f"two fits to the same values differ in: {', '.join(moved)}")
-
-    def eval_mode(self) -> None:
-        """Evaluation repeats itself and changes neither weights nor buffers."""
-        tokenizer = self.ready()
-        raw = tokenizer.preprocess.collate(self.raws(tokenizer))
-        modules.require_still(tokenizer, lambda: _tensors(tokenizer(raw)))
 
     def input_unchanged(self) -> None:
         """Several passes may read one batch: the forward pass leaves it as it is."""
-        tokenizer = self.ready()
-        raw = tokenizer.preprocess.collate(self.raws(tokenizer))
+        tokenizer = self._ready()
+        raw = tokenizer.preprocess.collate(self._raws(tokenizer))
         before = {key: tensor.clone() for key, tensor in raw.items()}
         with torch.no_grad():
             tokenizer(raw)
@@ -265,22 +236,15 @@ class _Kit:
 
     def gradient_reach(self) -> None:
         """Every trainable parameter learns from one of the samples."""
-        tokenizer = self.ready().train()
-        tokens = tokenizer(tokenizer.preprocess.collate(self.raws(tokenizer)))
+        tokenizer = self._ready().train()
+        tokens = tokenizer(tokenizer.preprocess.collate(self._raws(tokenizer)))
         hint = "give a sample that uses them, or take them away: some engines hang on parameters without gradient"
         if any(p.requires_grad for p in tokenizer.parameters()):
             modules.require_reach(tokenizer, modules.probe(tokens.x[tokens.mask]), hint)
 
-    def state_dict(self) -> None:
-        """A copy with the same state dict, which has seen no data, gives the same tokens."""
-        first, second = self.ready(), self.make(self.dim).eval()
-        modules.copy_weights(first, second)
-        theirs = _tensors(_tokens(second, self.raws(second)))
-        modules.require_round_trip(_tensors(_tokens(first, self.raws(first))), theirs)
-
     def own_weights(self) -> None:
         """`translate` leaves the tokenizer's own tensors as they are: weights of an earlier run must load."""
-        tokenizer = self.ready()
+        tokenizer = self._ready()
         state = dict(tokenizer.state_dict())
         theirs = dict(tokenizer.translate(state))
         equal = theirs.keys() == state.keys() and all(same(theirs[key], state[key]) for key in state)
@@ -288,9 +252,9 @@ class _Kit:
 
     def bf16_autocast(self) -> None:
         """Under bf16 autocast tokens are finite and near those of fp32."""
-        tokenizer, exact = self.all_tokens()
+        tokenizer, exact = self._all_tokens()
         with torch.autocast("cpu", torch.bfloat16):
-            rough = _tokens(tokenizer, self.raws(tokenizer))
+            rough = _tokens(tokenizer, self._raws(tokenizer))
         require(bool(torch.isfinite(rough.x).all()), "tokens under bf16 autocast are not finite")
         require(same(rough.mask, exact.mask), "the mask under bf16 autocast is another")
         defect = "tokens under bf16 autocast are far from those in fp32: are ids or raw values cast to bf16?"
@@ -298,12 +262,12 @@ class _Kit:
 
     def meta_device(self) -> None:
         """It is built and run without memory, which `metaformer inspect` does to count tokens and FLOPs."""
-        tokenizer = self.make(self.dim).eval()
+        tokenizer = self._make().eval()
         raw = tokenizer.preprocess.collate([tokenizer.preprocess.example()])
         real = _tokens(tokenizer, [tokenizer.preprocess.example()])
         try:
             with torch.device("meta"):
-                bare = self.make(self.dim).eval()
+                bare = self._make().eval()
             with torch.no_grad():
                 tokens = bare({key: tensor.to("meta") for key, tensor in raw.items()})
         except Exception as error:
@@ -314,7 +278,7 @@ class _Kit:
 
     def positions(self) -> None:
         """`positions`, where given, are what was added: they broadcast to x and can be taken off again."""
-        _, tokens = self.all_tokens()
+        _, tokens = self._all_tokens()
         if tokens.positions is None:
             return
         shape, whole = list(tokens.positions.shape), list(tokens.x.shape)
@@ -322,13 +286,39 @@ class _Kit:
         left = tokens.x - tokens.positions
         require(bool(torch.isfinite(left).all()), "tokens without their positions are not finite")
 
-    def empty_parameters(self) -> None:
-        """No parameter is without elements."""
-        modules.require_no_empty(self.make(self.dim))
+    def contents(self) -> None:
+        """`contents`, where offered, are finite numbers of every token after the prefix, which no weight and no padding
+        changes."""
+        tokenizer, tokens = self._all_tokens()
+        if not tokenizer.num_contents:
+            own = type(tokenizer).contents is not Tokenizer.contents
+            require(not own, "it defines `contents`, which is never asked for: set `num_contents`")
+            return
+        raws = self._raws(tokenizer)
+        found = tokenizer.contents(tokenizer.preprocess.collate(raws))
+        rows, patches = len(raws), tokens.x.shape[1] - tokens.num_prefix
+        expected = [rows, patches, tokenizer.num_contents]
+        require(list(found.shape) == expected, f"`contents` has shape {list(found.shape)}, not [B P E] = {expected}")
+        require(
+            found.is_floating_point() and not found.requires_grad, "`contents` must be plain floating-point numbers"
+        )
+        require(bool(torch.isfinite(found).all()), "`contents` are not finite")
+        other = self._ready().contents(tokenizer.preprocess.collate(raws))
+        require(
+            same(other, found), "`contents` depend on initial weights: they are what a token is made of, not tokens"
+        )
+        preprocess = tokenizer.preprocess
+        everyone = [*raws, preprocess.example(), preprocess.blank()]
+        crowd, crowd_mask = tokenizer.contents(preprocess.collate(everyone)), _tokens(tokenizer, everyone).mask
+        for i, raw in enumerate(raws):
+            alone, own_mask = tokenizer.contents(preprocess.collate([raw])), _tokens(tokenizer, [raw]).mask[0]
+            mine, here = own_mask[tokens.num_prefix :], crowd_mask[i][tokens.num_prefix :]
+            defect = f"padding leak: `contents` of sample {i} differ alone and beside longer ones"
+            require_close(crowd[i][here], alone[0][mine], defect)
 
     def bad_values(self) -> None:
         """Values that cannot be used raise DataError, which says what was wanted and what was found."""
-        preprocess = self.make(self.dim).preprocess
+        preprocess = self._make().preprocess
         for i, value in enumerate(self.bad):
             try:
                 preprocess(value, False)
@@ -347,6 +337,6 @@ def _tokens(tokenizer: Tokenizer, raws: Sequence[Raw]) -> TokenBatch:
     return tokens
 
 
-def _tensors(tokens: TokenBatch) -> list[torch.Tensor]:
+def _tensors(tokens: TokenBatch) -> Any:
     optional = (tokens.ids, tokens.positions)
     return [tokens.x, tokens.mask, *(tensor for tensor in optional if tensor is not None)]

@@ -26,9 +26,7 @@ def register_datasets() -> Iterable[Component]:
     forecast = "metaformer_plugin_timeseries.forecast"
     return [
         Component("ts_file", f"{module}:TsDataset", "A `.ts` file of the UEA and UCR archives."),
-        Component(
-            "forecast", f"{forecast}:ForecastDataset", "Windows of a CSV file of steps."
-        ),
+        Component("forecast", f"{forecast}:ForecastDataset", "Windows of a CSV file of steps."),
         Component(
             "pressure",
             f"{forecast}:PressureDataset",

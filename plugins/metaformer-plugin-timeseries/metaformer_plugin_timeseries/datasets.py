@@ -10,7 +10,9 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError
@@ -33,11 +35,25 @@ AEON: Mapping[str, str] = {
 
 
 class TsDataset(Dataset):
-    """{`stream`: float64 [length, channels], NaN where missing, `target`: class name or number}."""
+    """{`stream`: float64 [length, channels], NaN where missing, `target`: class name or number}.
 
-    def __init__(self, *, path: Path, stream: str = "series", target: str = "label") -> None:
+    `streams` cuts the channels into several streams of one sample, which may be compared with one another."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        stream: str = "series",
+        target: str = "label",
+        streams: dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = {},  # noqa: B006 - never changed
+    ) -> None:
         found = read_ts(path)
         self.path, self.stream, self.target = path, stream, target
+        self.streams = {name: list(channels) for name, channels in streams.items()}
+        width = found.series[0].shape[1]
+        beyond = [channel for channels in self.streams.values() for channel in channels if channel >= width]
+        if beyond:
+            raise DataError(f"{path.name}: channel {beyond[0]} of a stream", f"{width} channels", "count from 0")
         self.series, self.labels = found.series, found.labels
         if found.header.classes:
             self.classes = {target: found.header.classes}
@@ -48,7 +64,10 @@ class TsDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         label = None if self.labels is None else self.labels[index]
-        return {self.stream: self.series[index], self.target: label}
+        series = self.series[index]
+        if self.streams:
+            return {**{name: series[:, channels] for name, channels in self.streams.items()}, self.target: label}
+        return {self.stream: series, self.target: label}
 
     def sample_id(self, index: int) -> str:
         return f"{self.path.name}:{index}"
@@ -88,10 +107,11 @@ class AeonDataset(TsDataset):
         split: Literal["train", "valid"],
         stream: str = "series",
         target: str = "label",
+        streams: dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = {},  # noqa: B006 - never changed
     ) -> None:
         folder = AEON[name]
         file = f"{folder}_{'TRAIN' if split == 'train' else 'TEST'}.ts"
-        super().__init__(path=aeon_folder() / folder / file, stream=stream, target=target)
+        super().__init__(path=aeon_folder() / folder / file, stream=stream, target=target, streams=streams)
 
 
 def aeon_folder() -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from metaformer_plugin_timeseries.datasets import AeonDataset
 from metaformer_plugin_timeseries.forecast import CALENDAR, ForecastDataset, PressureDataset, read_steps
 from metaformer_plugin_timeseries.tokenizer import TimeSeriesTokenizer
 
@@ -98,6 +99,15 @@ def test_the_published_stem_has_19200_parameters_and_is_the_dense_sum() -> None:
         dense[step] += tokenizer.calendar.weight.detach().numpy() @ features[step]
     dense += sinusoid(96, 768).double().numpy()
     np.testing.assert_allclose(tokenizer(raw).x[0].detach().numpy(), dense, atol=1e-10)
+
+
+def test_channels_may_be_streams_of_one_sample() -> None:
+    knobs = {"name": "japanese_vowels", "split": "valid"}
+    whole, cut = AeonDataset(**knobs), AeonDataset(**knobs, streams={"low": (0, 1), "high": (11,)})
+    np.testing.assert_array_equal(cut[3]["low"], whole[3]["series"][:, :2])
+    np.testing.assert_array_equal(cut[3]["high"], whole[3]["series"][:, 11:])
+    with pytest.raises(DataError, match="channel 12 of a stream"):
+        AeonDataset(**knobs, streams={"low": (12,)})
 
 
 CALENDARS = [RNG.normal(3, 2, size=(length, 2 + 3)) for length in (5, 30, 17)]
