@@ -22,12 +22,13 @@ _MODES = {1: "linear", 2: "bicubic", 3: "trilinear"}
 
 def sinusoid(length: int, dim: int) -> Float[Tensor, "T D"]:
     """Sines in the even and cosines in the odd columns, wavelengths 2π to 20000π."""
-    place = torch.arange(length, dtype=torch.float32)[:, None]
-    rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
-    table = torch.zeros(length, dim)
+    # In double: sines of a few thousand radians lose four digits in float32.
+    place = torch.arange(length, dtype=torch.float64)[:, None]
+    rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(10000.0) / dim))
+    table = torch.zeros(length, dim, dtype=torch.float64)
     table[:, 0::2] = torch.sin(place * rate)
     table[:, 1::2] = torch.cos(place * rate)[:, : dim // 2]
-    return table
+    return table.float()
 
 
 def grid_sinusoid(dim: int, grid: tuple[int, int], num_prefix: int = 0) -> Float[Tensor, "1 T D"]:
