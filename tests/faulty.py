@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ def run_ranks(words: list[str], codes: tuple[int, ...] = (0, 0), timeout: float 
     found = tuple(process.returncode for process in processes)
     assert found == codes, f"{found} instead of {codes}\n" + "\n----\n".join(outs)
     return outs
+
+
+def launch(command: list[str], timeout: float = 300) -> str:
+    """A program that forks ranks (tests/ranks/forked.py), to a good end; what it said. Nothing of it is left."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, out[-6000:]
+    return out
 
 
 def free_port() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +17,10 @@ from metaformer.encoders.transformer import TransformerEncoder
 from metaformer.layers.compile import compile_blocks, missing_compiler
 from metaformer.layers.recompute import recompute
 from metaformer.types import TokenBatch
+from tests.faulty import ROOT
+from tests.selected import selected, thorough
+
+KINDS = ["compiled", "recomputed"]
 
 
 def make(recomputed: bool = False, backend: str | None = None, **options) -> TransformerEncoder:
@@ -69,11 +72,11 @@ def programs(recomputed: bool) -> list[int]:
 STEADY = [(3, 5, True)] * 4
 
 
-def measure() -> dict[str, object]:
+def measure(names: list[str]) -> dict[str, object]:
     out: dict[str, object] = {}
-    for recomputed in (False, True):
+    for name in names:
+        recomputed = name == "recomputed"
         encoder = make(recomputed, "inductor")
-        name = "recomputed" if recomputed else "compiled"
         out[name] = losses(encoder, STEADY)
         out[f"{name} names"] = list(encoder.state_dict())
         out[f"{name} outputs"] = outputs(make(recomputed, "eager"))
@@ -82,23 +85,24 @@ def measure() -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measured(request):
     if missing_compiler() is not None:
         pytest.skip("no C++ compiler")
-    done = subprocess.run([sys.executable, __file__], cwd=Path.cwd(), capture_output=True, text=True, timeout=250)
+    command = [sys.executable, "-m", "tests.test_compile", *sorted(selected(request, "name"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "recompile_limit" not in done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["compiled", "recomputed"])
+@pytest.mark.parametrize("name", thorough(KINDS, ["compiled"]))
 def test_compiled_blocks_give_the_losses_of_uncompiled_ones(measured, name):
     assert measured[name] == pytest.approx(losses(make(), STEADY), rel=1e-5)
     assert measured[f"{name} outputs"] == pytest.approx(outputs(make()), rel=1e-5, abs=1e-6)
     assert measured[f"{name} names"] == list(make().state_dict())
 
 
-@pytest.mark.parametrize("name", ["compiled", "recomputed"])
+@pytest.mark.parametrize("name", thorough(KINDS, ["compiled"]))
 def test_lengths_masks_and_drop_rates_end_in_few_programs(measured, name):
     first, later = measured[f"{name} programs"]
     assert 0 < first == later < 64
@@ -111,4 +115,4 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure()))
+    print(json.dumps(measure(sys.argv[1:])))

@@ -103,6 +103,7 @@ MAY_IMPORT = {
     "registry": {"base", "discovery", "errors", "hookspecs", "spelling"},
     "offline": set(),
     "testing": {"base", "data", "errors", "model", "offline", "registry", "schema", "testing", "types"},
+    "conformance": {"base", "testing", "types"},
 }
 """Room -> the rooms of the core that it may know."""
 
@@ -120,7 +121,7 @@ ONLY_FOR = {
     "build": {"evaluate", "inspect", "ladder", "loop", "predict", "prepare", "recipe_file", "session", "train"},
     "cli": {"__main__"},
     "commands": {"cli", "commands", "doctor"},
-    "testing": {"commands", "testing"},
+    "testing": {"commands", "conformance", "testing"},
     "study": {"cli"},
     "train": {"cli", "study"},
 }

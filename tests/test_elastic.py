@@ -83,6 +83,7 @@ def test_a_run_goes_on_with_fewer_ranks_and_another_stage(straight, two_ranks, t
 
 
 @pytest.mark.ranks
+@pytest.mark.thorough
 def test_a_run_goes_on_with_more_ranks(straight, tmp_path, monkeypatch):
     monkeypatch.setenv("FAULTS_FAIL_AT", "8")
     with pytest.raises(PluginError):

@@ -84,6 +84,7 @@ def test_every_zero_stage_gives_the_losses_of_stage_0(stages, zero_stage_0, zero
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.thorough
 def test_torchrun_and_the_plain_engine_give_the_same(zero_stage_0, tmp_path):
     run = launch(torchrun(2), tmp_path, "engine={use: torch, clip: 1.0}")
     assert losses(run) == pytest.approx(losses(zero_stage_0), rel=1e-5)

@@ -62,6 +62,7 @@ def test_other_errors_are_left_alone():
     assert out_of_memory(RuntimeError("shapes do not match"), None) is None
 
 
+@pytest.mark.thorough
 def test_an_output_directory_that_cannot_be_written_is_named(tmp_path):
     target = tmp_path / "file"
     target.write_text("in the way")

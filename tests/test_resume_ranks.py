@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,42 +10,29 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.faulty import ROOT, curve, environment, free_port, only_run, status
+from tests.faulty import curve, launch, only_run, status
 from tests.ranks.matrix import CASES, HALF, PRECISION, TEACHERS
+from tests.selected import selected, thorough
 
+ALL = (*CASES, *TEACHERS, *PRECISION)
+USUAL = {
+    *("zero0_lora_x3", "zero1_frozen_x1", "zero2_tuned_x3", "zero3_frozen_x1"),
+    *("teacher_zero0", "teacher_zero3", "fp16_zero1"),
+}
+"""Every stage, everything that is trained, both numbers of passes; teachers; a loss scale."""
+assert set(ALL) >= USUAL
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
 
 
-def launch(output: Path, phase: str) -> None:
-    """All cases in two ranks."""
-    port = str(free_port())
-    command = [sys.executable, "-m", "tests.ranks.matrix", str(output), phase]
-    ranks = [
-        subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=environment(RANK=r, LOCAL_RANK=r, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
-        )
-        for r in ("0", "1")
-    ]  # fmt: skip
-    outs = []
-    try:
-        outs = [rank.communicate(timeout=600)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n----\n".join(out[-3000:] for out in outs)
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, request):
+    """(folder of all runs, case -> status of its run when the signal had stopped it)."""
     output = tmp_path_factory.mktemp("matrix")
-    launch(output, "straight")
-    stopped = {case: json.loads((path(output, "parts", case) / "status.json").read_text()) for case in ALL}
-    launch(output, "resume")
-    return output, stopped
-
-
-ALL = (*CASES, *TEACHERS, *PRECISION)
+    cases = selected(request, "case")
+    if cases & TEACHERS.keys():
+        cases.add("teacher_zero0")  # the others are compared with it
+    launch([sys.executable, "-m", "tests.ranks.matrix", str(output), ",".join(cases)], 800)
+    return output, json.loads((output / "stopped.json").read_text())
 
 
 def path(output: Path, part: str, case: str) -> Path:
@@ -57,7 +43,7 @@ def weights(run: Path) -> dict:
     return load_file(run / "checkpoints/step_00000020/model.safetensors")
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", thorough(ALL, USUAL))
 def test_the_resumed_run_is_the_uninterrupted_run(runs, case):
     output, stopped = runs
     straight, parts = path(output, "straight", case), path(output, "parts", case)
@@ -72,7 +58,7 @@ def test_the_resumed_run_is_the_uninterrupted_run(runs, case):
     assert [name for name in theirs if not ours[name].equal(theirs[name])] == []
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "tuned" not in case])
+@pytest.mark.parametrize("case", thorough([case for case in CASES if "tuned" not in case], USUAL))
 def test_frozen_stays_frozen_and_stays_out_of_the_checkpoint(runs, case):
     output, _ = runs
     run = path(output, "parts", case)
@@ -91,7 +77,7 @@ def test_frozen_stays_frozen_and_stays_out_of_the_checkpoint(runs, case):
     assert engine < 4 * trained + 400_000 < 4 * every + 400_000
 
 
-@pytest.mark.parametrize("case", TEACHERS)
+@pytest.mark.parametrize("case", thorough(TEACHERS, USUAL))
 def test_teacher_queue_and_pointer_survive(runs, case):
     output, _ = runs
     ours, theirs = (weights(path(output, part, case)) for part in ("parts", "straight"))
@@ -102,15 +88,15 @@ def test_teacher_queue_and_pointer_survive(runs, case):
     assert all(ours[name].equal(theirs[name]) for name in state)
 
 
-def test_teachers_are_the_same_at_every_stage(runs):
+@pytest.mark.parametrize("case", thorough([*TEACHERS][1:], USUAL))
+def test_teachers_are_the_same_at_every_stage(runs, case):
     output, _ = runs
+    first, other = (weights(path(output, "straight", which)) for which in ("teacher_zero0", case))
     name = "objectives.signs.1.teacher"
-    first, *others = (weights(path(output, "straight", case))[name] for case in TEACHERS)
-    for other in others:
-        assert other.allclose(first, atol=1e-5)
+    assert other[name].allclose(first[name], atol=1e-5)
 
 
-@pytest.mark.parametrize("case", PRECISION)
+@pytest.mark.parametrize("case", thorough(PRECISION, USUAL))
 def test_the_loss_scale_of_fp16_survives(runs, case):
     output, _ = runs
     run = path(output, "parts", case)

@@ -240,6 +240,7 @@ def test_a_run_that_diverges_is_in_the_table_and_the_others_are_made(tmp_path, c
 
 
 @pytest.mark.ranks
+@pytest.mark.thorough
 def test_two_ranks_make_a_study_together(tmp_path):
     words = ["study", *arguments(tmp_path, NOTHING_TO_TRAIN, "steps=2", "batch_size=8")[1:], "--seeds", "1"]
     first, second = run_ranks(words)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,52 +15,41 @@ from safetensors.torch import save_file
 from metaformer.engine.screen import inert_classes, screened
 from metaformer.engine.universal import to_universal
 from metaformer.errors import CheckpointError
-from tests.faulty import free_port
+from tests.faulty import launch
+from tests.selected import selected, thorough
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for three launches
-ROOT = Path(__file__).parents[1]
 ENGINES = ["torch", "zero0", "zero1", "zero2", "zero3"]
 MATRIX = [f"{source}@2>{target}" for source in ENGINES for target in ENGINES]
 SGD = ["zero1-sgd@2>zero3-sgd", "zero3-sgd@2>torch-sgd", "zero3-sgd@2>zero1-sgd"]
 FEWER = ["torch@2>zero2", "zero1@2>zero1", "zero2@2>zero2", "zero3@2>zero3", "zero3@2>torch", "zero2@2>zero3"]
 MORE = ["torch@1>zero2", "zero1@1>zero1", "zero2@1>zero2", "zero3@1>zero3", "zero3@1>torch", "zero3@1>zero0"]
-
-
-def launch(root: Path, ranks: int, **told) -> list[dict]:
-    """Processes that do what tests/ranks/universal_ranks.py is told; what each of them found."""
-    common = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(ranks),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, ROOT / "tests" / "ranks" / "universal_ranks.py", root, json.dumps(told)]
-    processes = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(text[-2000:] for text in said)
-    assert said == [""] * ranks, "it is quiet"
-    return [json.loads((root / f"results-{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
+THEIRS = ["zero1@2", "zero2@2", "zero3@2"]
+USUAL = {
+    # Every engine and stage once on either side.
+    "pair": ["torch@2>zero3", "zero0@2>torch", "zero1@2>zero0", "zero2@2>zero1", "zero3@2>zero2", SGD[2]],
+    "fewer": ["zero3@2>torch", "zero2@2>zero3"],
+    "more": ["zero1@1>zero1", "zero3@1>zero0"],
+    "source": ["zero2@2"],
+}
+"""Parameter -> what `make test` runs of it."""
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(tmp_path_factory, request):
     """(folder, what one process found, what each of two found)."""
+    # The usual ones in any case: other tests read the files that they make.
+    pairs, fewer, more, theirs = (sorted({*usual, *selected(request, name)}) for name, usual in USUAL.items())
     root = tmp_path_factory.mktemp("universal")
-    launch(root, 2, save=[*ENGINES, "zero1-sgd", "zero3-sgd"])
-    one = launch(root, 1, save=["torch", "zero1", "zero2", "zero3"], load=FEWER)
-    theirs = ["zero1@2", "zero2@2", "zero3@2"]
-    two = launch(root, 2, load=[*MATRIX, *SGD, *MORE], wrong=["torch", "zero2", "zero3"], theirs=theirs)
-    return root, one[0], two
+    launches = [
+        (2, {"save": [*ENGINES, "zero1-sgd", "zero3-sgd"]}),
+        (1, {"save": ["torch", "zero1", "zero2", "zero3"], "load": fewer}),
+        (2, {"load": [*pairs, *more], "wrong": ["torch", "zero2", "zero3"], "theirs": theirs}),
+    ]
+    said = launch([sys.executable, "-m", "tests.ranks.universal_ranks", str(root), json.dumps(launches)], 500)
+    assert said == "", "it is quiet"
+    one, *two = (json.loads((root / f"results-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    return root, one, two
 
 
 def compare(root, found, pair, rel):
@@ -73,7 +60,7 @@ def compare(root, found, pair, rel):
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("pair", [*MATRIX, *SGD])
+@pytest.mark.parametrize("pair", thorough([*MATRIX, *SGD], USUAL["pair"]))
 def test_any_engine_and_stage_goes_on_as_any_other(ran, pair):
     root, _, two = ran
     for found in two:
@@ -81,22 +68,22 @@ def test_any_engine_and_stage_goes_on_as_any_other(ran, pair):
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("pair", FEWER)
-def test_one_rank_goes_on_where_two_were(ran, pair):
+@pytest.mark.parametrize("fewer", thorough(FEWER, USUAL["fewer"]))
+def test_one_rank_goes_on_where_two_were(ran, fewer):
     root, one, _ = ran
-    compare(root, one, pair, rel=1e-4)
+    compare(root, one, fewer, rel=1e-4)
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("pair", MORE)
-def test_two_ranks_go_on_where_one_was(ran, pair):
+@pytest.mark.parametrize("more", thorough(MORE, USUAL["more"]))
+def test_two_ranks_go_on_where_one_was(ran, more):
     root, _, two = ran
     for found in two:
-        compare(root, found, pair, rel=1e-4)
+        compare(root, found, more, rel=1e-4)
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("source", ["zero1@2", "zero2@2", "zero3@2"])
+@pytest.mark.parametrize("source", thorough(THEIRS, USUAL["source"]))
 def test_files_are_those_of_deepspeeds_own_converter(ran, source):
     ours, theirs = ran[0] / f"universal-2-{source}" / "zero", ran[0] / "theirs" / source / "zero"
     files = sorted(path.relative_to(ours) for path in ours.rglob("*.pt"))

@@ -85,7 +85,7 @@ def lines(distribution: str) -> Iterator[Line]:
     for plugin in plugins:
         yield from _hooks(plugin)
     from metaformer.registry import registry
-    from metaformer.testing.installed import declared, import_checks
+    from metaformer.testing.installed import declared, home, import_checks, subject
 
     mine = [e for e in registry().components() if canonical(e.distribution) == canonical(distribution)]
     sound: dict[tuple[str, str], Registered] = {}
@@ -95,23 +95,23 @@ def lines(distribution: str) -> Iterator[Line]:
         if all(r.passed for r in results if isinstance(r, Result) and r.check in ("importable", "signature")):
             sound[entry.kind, entry.component.name] = entry
     exercised: set[tuple[str, str]] = set()
-    homes = dict.fromkeys(plugin.target.partition(":")[0].partition(".")[0] + ".conformance" for plugin in plugins)
-    for home in homes:
+    homes = dict.fromkeys(home(plugin.target) for plugin in plugins)
+    for module in homes:
         try:
-            for check in declared(home) or ():
-                subject = (check.kind, check.use[0].rpartition(":")[2]) if check.use else (check.kind, "")
-                if check.use and subject not in sound and subject in {(e.kind, e.component.name) for e in mine}:
+            for check in declared(module) or ():
+                part = subject(check)
+                if check.use and part not in sound and part in {(e.kind, e.component.name) for e in mine}:
                     continue  # its class cannot be used, which has been said
-                exercised.add(subject)
+                exercised.add(part)
                 yield from _run(check)
         except (Exception, SystemExit) as error:
-            sentence = f"{home}: {error}" if isinstance(error, AssertionError) else f"{home}: {_one_line(error)}"
+            sentence = f"{module}: {error}" if isinstance(error, AssertionError) else f"{module}: {_one_line(error)}"
             yield Result("plugin", distribution, "conformance", False, sentence)
     for entry in mine:
-        subject = entry.kind, entry.component.name
-        if subject not in sound:
-            yield Idle(*subject, "its class cannot be used")
-        elif subject not in exercised:
+        part = entry.kind, entry.component.name
+        if part not in sound:
+            yield Idle(*part, "its class cannot be used")
+        elif part not in exercised:
             yield from _undeclared(entry, homes)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import atexit
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metaformer.base import Dataset
 from metaformer.data.loader import isolated_rng
+from metaformer.errors import MetaformerError
 from metaformer.testing.check import (
     Check,
     Use,
@@ -22,12 +27,41 @@ from metaformer.testing.check import (
 from metaformer.types import IGNORE
 
 
-def dataset_checks(make: Callable[[], Dataset] | Use, *, limit: int = 16) -> Iterator[Check]:
+def dataset_checks(
+    make: Callable[[], Dataset] | Use, *, limit: int = 16, files: Callable[[Path], Mapping[str, Any]] | None = None
+) -> Iterator[Check]:
     """Named checks of a data set: of `(name, knobs)` as a recipe has them, or of a function that opens one.
 
-    At most `limit` samples, spread over all, are read.
+    At most `limit` samples, spread over all, are read. `files` writes what a named data set reads into the empty
+    folder that it is given, and returns the knobs that say where: once, when the first check runs. The folder goes
+    with the process.
     """
-    return checks_of(_Kit(make if callable(make) else lambda: component("dataset", make, {}), limit), "dataset", make)
+    if callable(make):
+        if files is not None:
+            found = "`files` beside a function that opens one"
+            raise MetaformerError("conformance checks of a data set", found, "write the files in the function")
+        return checks_of(_Kit(make, limit), "dataset", make)
+    return checks_of(_Kit(_opening(make, files), limit), "dataset", make)
+
+
+def _opening(use: Use, files: Callable[[Path], Mapping[str, Any]] | None) -> Callable[[], Dataset]:
+    name, knobs = use
+
+    @functools.cache
+    def places() -> Mapping[str, Any]:
+        return {} if files is None else files(_folder())
+
+    def make() -> Dataset:
+        dataset: Dataset = component("dataset", (name, {**knobs, **places()}), {})
+        return dataset
+
+    return make
+
+
+def _folder() -> Path:
+    held = tempfile.TemporaryDirectory(prefix="metaformer-")
+    atexit.register(held.cleanup)
+    return Path(held.name)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,16 @@ NEEDS: Mapping[str, str] = {
 """What cases of these kinds need that only an author can give."""
 
 
+def home(target: str) -> str:
+    """The module in which a plugin declares its cases, by what its entry point names."""
+    return target.partition(":")[0].partition(".")[0] + ".conformance"
+
+
+def subject(check: Check) -> tuple[str, str]:
+    """Kind and name of the component that a check exercises; no name where it was not named."""
+    return check.kind, check.use[0].rpartition(":")[2] if check.use else ""
+
+
 def declared(module: str) -> Iterator[Check] | None:
     """The cases of a plugin: what `checks()` of the module gives. None where there is no such module.
 

@@ -30,7 +30,8 @@ def metric_checks(
     """Named checks of a metric: of `(name, knobs)` as a recipe has them, or of a function that makes one.
 
     `prediction` and `target`: at least four rows, as `Metric.update` gets them, with some mistakes; `form`: the
-    form of the target. A metric given by name may ask for a `head` as well.
+    form of the target; for a metric of pairs they are embeddings, and the form is that of `values`. A metric given
+    by name may ask for a `head` as well.
     """
     if len(prediction) < 4:
         raise MetaformerError("conformance checks of a metric", f"{len(prediction)} rows", "give at least four")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from metaformer.base import Head, Objective, Preprocess, Tokenizer, pad_stack
+from metaformer.base import Encoder, Head, Objective, Preprocess, Tokenizer, masked_mean, pad_stack
 from metaformer.data.target import missing, stack_targets
 from metaformer.model import MetaFormer, Route
 from metaformer.testing import module as modules
@@ -17,6 +18,8 @@ from metaformer.testing.check import Check, Use, checks_of, component, require, 
 from metaformer.types import IGNORE, Batch, Raw, Target, TokenBatch
 
 DIM = 16
+CONTENTS = 3
+"""Numbers that the kit's tokens say they are made of."""
 LENGTHS = (5, 3, 2, 4)
 """Tokens of the samples of a batch."""
 
@@ -30,7 +33,8 @@ def objective_checks(
     """Named checks of an objective: of `(name, knobs)` as a recipe has them, or of a function of heads and widths.
 
     `heads` are what its knobs name, each as `(name, knobs)` or a function of the width; they read the first of
-    `streams` unless they set `reads`. Batches of random tokens and random targets are made of what it declares.
+    `streams` unless they set `reads`. Batches of random tokens and random targets are made of what it declares; the
+    tokens have positions and contents, and go through an encoder in which they see one another.
     """
     factory: Make = (
         make if callable(make) else lambda built, widths: component("objective", make, _wired(built, widths))
@@ -48,8 +52,8 @@ class _Kit(modules.ModuleKit):
         """A small model, and the objective inside it."""
         heads = {name: self._head(use) for name, use in self.heads.items()}
         tokenizers = {name: _Vectors() for name in self.streams}
-        routes = {name: Route((name,), None) for name in self.streams}
-        model = MetaFormer(tokenizers, {}, routes, {}, {}, heads)
+        routes = {name: Route((name,), "kit") for name in self.streams}
+        model = MetaFormer(tokenizers, {"kit": _Mean()}, routes, {}, {}, heads)
         objective = self.make(heads, dict.fromkeys(self.streams, DIM))
         model.add_objectives("kit", [objective])
         return model.eval(), objective
@@ -194,13 +198,32 @@ class _NoPreprocess(Preprocess):
 class _Vectors(Tokenizer):
     """Vectors of width DIM, one token each."""
 
+    places: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.preprocess, self.modality = _NoPreprocess(), "kit"
+        self.preprocess, self.modality, self.num_contents = _NoPreprocess(), "kit", CONTENTS
         self.linear = nn.Linear(DIM, DIM)
+        places = 0.1 * torch.randn(max(LENGTHS), DIM, generator=torch.Generator().manual_seed(5))
+        self.register_buffer("places", places, persistent=False)
 
     def forward(self, raw: Raw) -> TokenBatch:
-        return TokenBatch(self.linear(raw["values"]), raw["mask"], self.modality)
+        places = self.places[: raw["values"].shape[1]]
+        return TokenBatch(self.linear(raw["values"]) + places, raw["mask"], self.modality, positions=places)
+
+    def contents(self, raw: Raw) -> Float[Tensor, "B P E"]:
+        return raw["values"][:, :, :CONTENTS]
+
+
+class _Mean(Encoder):
+    """Every token sees the mean of its sample's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim, self.blocks = DIM, nn.ModuleList()
+
+    def forward(self, tokens: TokenBatch) -> TokenBatch:
+        return tokens.with_x(tokens.x + masked_mean(tokens.x, tokens.mask).unsqueeze(1))
 
 
 def _random_stream(draw: torch.Generator) -> Raw:
@@ -254,5 +277,5 @@ def _total(losses: Mapping[str, Tensor]) -> Tensor:
 
 
 def _wired(heads: Mapping[str, Head], widths: Mapping[str, int]) -> dict[str, Any]:
-    """What the core supplies; the kit's streams have no contents."""
-    return {"task": "kit", "heads": heads, "widths": widths, "contents": dict.fromkeys(widths, 0)}
+    """What the core supplies."""
+    return {"task": "kit", "heads": heads, "widths": widths, "contents": dict.fromkeys(widths, CONTENTS)}

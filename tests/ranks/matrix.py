@@ -1,14 +1,15 @@
-"""What a rank of tests/test_resume_ranks.py runs: many small runs, one after the other, in one process.
+"""What tests/test_resume_ranks.py runs: many small runs, one after the other, in the same two ranks.
 
-    python -m tests.ranks.matrix OUTPUT straight|resume
+    python -m tests.ranks.matrix OUTPUT CASE,...
 
-`straight` trains every case to its end under OUTPUT/straight and, under OUTPUT/parts, up to a signal in the middle;
-`resume`, in new processes, goes on with those.
+Every case is trained to its end under OUTPUT/straight and, under OUTPUT/parts, up to a signal in the middle; new
+processes go on with those. OUTPUT/stopped.json says how the runs were left by the signal.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from metaformer.errors import StoppedError
 from metaformer.hookspecs import hookimpl
 from metaformer.registry import registry
 from metaformer.train import train_command
-from tests.faulty import SMALL
+from tests.faulty import SMALL, only_run, status
 
 HALF = 10
 CASES = {
@@ -57,15 +58,8 @@ def train(folder: Path, case: str, sets: tuple[str, ...], resume: str = "never")
     train_command([SMALL], [*common, *sets, f"output={folder}"], resume)
 
 
-def main() -> None:
-    output, phase = Path(sys.argv[1]), sys.argv[2]
-    wanted = sys.argv[3].split(",") if len(sys.argv) > 3 else None
-    for case, sets in {**CASES, **TEACHERS, **PRECISION}.items():
-        if wanted is not None and case not in wanted:
-            continue
-        if phase == "resume":
-            train(output / "parts", case, sets, "auto")
-            continue
+def begin(output: Path, cases: dict[str, tuple[str, ...]]) -> None:
+    for case, sets in cases.items():
         train(output / "straight", case, sets)
         if os.environ["RANK"] == "0":
             registry().register_observer(StopHalfway(), "halfway")
@@ -75,6 +69,22 @@ def main() -> None:
             registry().unregister_observer("halfway")
         else:
             raise AssertionError(f"{case} was not stopped")
+
+
+def go_on(output: Path, cases: dict[str, tuple[str, ...]]) -> None:
+    for case, sets in cases.items():
+        train(output / "parts", case, sets, "auto")
+
+
+def main() -> None:
+    from tests.ranks.forked import in_ranks  # heavy, and tests import this module for its cases
+
+    output, wanted = Path(sys.argv[1]), sys.argv[2].split(",")
+    cases = {case: sets for case, sets in {**CASES, **TEACHERS, **PRECISION}.items() if case in wanted}
+    in_ranks(2, lambda: begin(output, cases))
+    stopped = {case: status(only_run(output / "parts", case)) for case in cases}
+    (output / "stopped.json").write_text(json.dumps(stopped))
+    in_ranks(2, lambda: go_on(output, cases))
 
 
 if __name__ == "__main__":

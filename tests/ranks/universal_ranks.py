@@ -1,4 +1,9 @@
-"""What test_universal.py runs in ranks: train, save and load with any engine, ZeRO stage and number of ranks."""
+"""What test_universal.py runs in ranks: train, save and load with any engine, ZeRO stage and number of ranks.
+
+    python -m tests.ranks.universal_ranks FOLDER LAUNCHES
+
+LAUNCHES is a list of [number of ranks, what they are told]; each is made by new processes, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ from metaformer.engine import Place, batching, find_place, start_engine
 from metaformer.engine.universal import check_universal, load_universal, to_universal
 from metaformer.errors import MetaformerError
 from metaformer.recipe import Recipe
+from tests.ranks.forked import in_ranks
 
 BEFORE, AFTER, ROWS = 3, 2, 8
 """Steps before the checkpoint and after it, and samples in each."""
@@ -263,9 +270,20 @@ def tasks(root: Path, place: Place, told: dict[str, Any]) -> Iterator[tuple[str,
         theirs(root, place, told["theirs"])
 
 
-if __name__ == "__main__":
-    folder, here = Path(sys.argv[1]), find_place(threads=1, timeout=120)
-    results = dict(tasks(folder, here, json.loads(sys.argv[2])))
-    if here.world > 1:
+def work(root: Path, number: int, told: dict[str, Any]) -> None:
+    """As one rank; what is found goes to a file."""
+    place = find_place(threads=1, timeout=120)
+    results = dict(tasks(root, place, told))
+    if place.world > 1:
         distributed.barrier()
-    (folder / f"results-{here.world}-{here.rank}.json").write_text(json.dumps(results))
+    (root / f"results-{number}-{place.rank}.json").write_text(json.dumps(results))
+
+
+def main() -> None:
+    root, launches = Path(sys.argv[1]), json.loads(sys.argv[2])
+    for number, (world, told) in enumerate(launches):
+        in_ranks(world, partial(work, root, number, told))
+
+
+if __name__ == "__main__":
+    main()

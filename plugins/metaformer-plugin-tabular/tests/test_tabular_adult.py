@@ -6,25 +6,18 @@ from pathlib import Path
 
 import pytest
 from metaformer_plugin_tabular.adult import COLUMNS, NUMERIC, Adult
+from metaformer_plugin_tabular.conformance import adult
 
 from metaformer.errors import DataError
 from metaformer.recipe_file import read_recipe
 from metaformer.train import train_command
 
 RECIPES = Path(__file__).parents[3] / "recipes" / "meta_transformer"
-ROWS = [
-    (
-        "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, "
-        "United-States, <=50K"
-    ),
-    "52, Self-emp-not-inc, 209642, HS-grad, 9, Married-civ-spouse, ?, Husband, White, Male, 0, 0, 45, ?, >50K",
-]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "adult.data").write_text("\n".join(ROWS * 4) + "\n\n")
-    (tmp_path / "adult.test").write_text("|1x3 Cross validator\n" + "".join(f"{row}.\n" for row in ROWS))
+    adult(tmp_path)
     return tmp_path
 
 

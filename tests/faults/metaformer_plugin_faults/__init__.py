@@ -30,7 +30,10 @@ def register_tokenizers():
 
 @hookimpl
 def register_datasets():
-    return [Component("vectors", "metaformer_plugin_faults.vector:Vectors", "Numbers and the sign of their sum.")]
+    return [
+        Component("vectors", "metaformer_plugin_faults.vector:Vectors", "Numbers and the sign of their sum."),
+        Component("few", "metaformer_plugin_faults.few:Few", "Some samples of another data set."),
+    ]
 
 
 @hookimpl

@@ -1,0 +1,160 @@
+"""The core's own cases, which `metaformer plugins check metaformer` and the tests run."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metaformer.base import Head
+from metaformer.testing import (
+    Check,
+    dataset_checks,
+    encoder_checks,
+    head_checks,
+    metric_checks,
+    objective_checks,
+)
+from metaformer.types import Target, TokenBatch
+
+SMALL = {"dim": 32, "depth": 2, "num_heads": 4}
+ENCODERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("transformer", SMALL),
+    ("transformer", {**SMALL, "norm": "post", "norm_in": True, "norm_out": True, "activation": "swiglu"}),
+    ("transformer", {**SMALL, "drop": 0.1, "drop_path": 0.1, "layer_scale": 0.1, "qkv_bias": False}),
+    ("identity", {"dim": 32}),
+)
+
+CLASSES = ("classification", {"num_classes": 5})
+TOKEN_CLASSES = ("token_classification", {"num_classes": 5})
+NUMBERS = ("regression", {"num_outputs": 3, "shift": 4.0, "scale": 2.0})
+EMBEDDING = ("projection", {"size": 8, "bias": True})
+HEADS: tuple[tuple[str, dict[str, Any]], ...] = (
+    CLASSES,
+    ("classification", {"num_classes": 5, "pool": "mean", "norm": False, "drop": 0.1}),
+    NUMBERS,
+    EMBEDDING,
+    TOKEN_CLASSES,
+    ("segmentation", {"num_classes": 5, "hidden": 8, "drop": 0.1}),
+    ("forecast", {"horizon": 3, "channels": 2, "drop": 0.1}),
+)
+
+LABEL = {"head": "label"}
+OBJECTIVES: tuple[tuple[str, dict[str, Any], tuple[str, dict[str, Any]]], ...] = (
+    ("cross_entropy", {**LABEL, "label_smoothing": 0.1}, CLASSES),
+    ("cross_entropy", LABEL, TOKEN_CLASSES),
+    ("binary_cross_entropy", LABEL, CLASSES),
+    ("regression", LABEL, NUMBERS),
+    ("regression", {**LABEL, "error": "huber"}, NUMBERS),
+    ("regression", {**LABEL, "error": "absolute"}, NUMBERS),
+)
+DRAWN = ("batch_order",)
+"""Which patches are hidden is drawn by a row's place in its batch."""
+
+
+def checks() -> Iterator[Check]:
+    """Every component of the core."""
+    for use in ENCODERS:
+        yield from encoder_checks(use)
+    for use in HEADS:
+        yield from head_checks(use)
+    for name, knobs, head in OBJECTIVES:
+        yield from objective_checks((name, knobs), {"label": head})
+    pair = {"one": EMBEDDING, "other": EMBEDDING}
+    yield from objective_checks(("contrastive", {"between": ("one", "other")}), pair)
+    masked = objective_checks(("masked_patches", {"stream": "left", "standardize": True}), {})
+    yield from (check for check in masked if check.name not in DRAWN)
+    yield from _metrics()
+    yield from dataset_checks(("manifest", {}), files=manifest)
+    yield from dataset_checks(("imagefolder", {}), files=imagefolder)
+    yield from dataset_checks(("webdataset", {}), files=webdataset)
+    if importlib.util.find_spec("datasets"):
+        yield from dataset_checks(("huggingface", {"split": "train"}), files=huggingface)
+
+
+class AnyHead(Head):
+    """As much of a head as metrics look at."""
+
+    predicts = "class"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.linear = size, nn.Identity()
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        return tokens.x
+
+
+def _metrics() -> Iterator[Check]:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, 3, generator=draw)
+    labels = (torch.arange(36).reshape(12, 3) % 5 % 2).float()
+    labels[3, 1] = torch.nan
+    noise = torch.randn(12, 2, generator=draw)
+    near = F.normalize(logits + 0.5 * torch.randn(12, 3, generator=draw), dim=1)
+    classes = (logits, torch.arange(12) % 3, Target("class", 3))
+    multi = (logits, labels, Target("multilabel", 3))
+    numbers = (logits[:, :2], logits[:, 1:] + 0.5 * noise, Target("values", 2))
+    number = (logits[:, :1], logits[:, 1:2], Target("values", 1))
+    pairs = (F.normalize(logits, dim=1), near, Target("values", 3))
+    cases: tuple[tuple[str, dict[str, Any], tuple[Tensor, Tensor, Target]], ...] = (
+        ("accuracy", {}, classes),
+        ("accuracy", {"top_k": 2}, classes),
+        ("accuracy", {"average": "macro"}, classes),
+        ("accuracy", {}, multi),
+        ("f1", {}, classes),
+        ("f1", {}, multi),
+        ("auroc", {}, classes),
+        ("auroc", {}, multi),
+        ("mae", {}, numbers),
+        ("rmse", {}, numbers),
+        ("r2", {}, numbers),
+        ("r2", {}, number),
+        ("mse", {}, numbers),
+        ("iou", {}, classes),
+        ("average_precision", {}, classes),
+        ("average_precision", {}, multi),
+        ("recall", {}, pairs),
+        ("recall", {"top_k": 3, "direction": "there"}, pairs),
+    )
+    for name, knobs, (prediction, target, form) in cases:
+        size = form.size
+        yield from metric_checks((name, knobs), prediction, target, form, head=lambda size=size: AnyHead(size))  # type: ignore[misc]
+
+
+# Small files of each kind, and the knobs that name them.
+
+
+def manifest(root: Path) -> Mapping[str, Any]:
+    (root / "train.csv").write_text("text,label,size\nsome words,cat,1.5\nothers,dog,\n")
+    return {"path": root / "train.csv"}
+
+
+def imagefolder(root: Path) -> Mapping[str, Any]:
+    for name in ("cat", "dog"):
+        (root / name).mkdir()
+        (root / name / "one.png").write_bytes(b"any bytes")
+    return {"root": root}
+
+
+def webdataset(root: Path) -> Mapping[str, Any]:
+    with tarfile.open(root / "shard.tar", "w") as tar:
+        for name, content in {"a.txt": b"one", "a.cls": b"0", "b.txt": b"two", "b.cls": b"1"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return {"shards": "shard.tar", "root": root}
+
+
+def huggingface(root: Path) -> Mapping[str, Any]:
+    table = root / "table"
+    table.mkdir()
+    manifest(table)
+    return {"path": str(table), "cache": root / "cache"}
