@@ -50,6 +50,8 @@ def test_statistics_stay_in_float32():
 
 
 def follow(rank: int, folder: str) -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # of a training in the process that was forked
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     norm = MaskedBatchNorm(2)
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 9.0]]) * (rank + 1)

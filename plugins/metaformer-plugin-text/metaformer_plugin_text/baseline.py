@@ -6,7 +6,6 @@ from collections import Counter
 
 from metaformer_plugin_text.topics import PythonTopics
 
-
 LENGTH = 100
 """Characters of a passage, as in recipes/starter/text.yaml."""
 
