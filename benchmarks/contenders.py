@@ -80,7 +80,6 @@ def start_timm(o: Options, fused: bool | None) -> Step:
 def our_model(o: Options, trainable: str | tuple[str, ...]) -> Any:
     """The same model of our parts, with timm's weights."""
     from metaformer_plugin_image.tokenizer import ImageTokenizer
-    from metaformer_plugin_image.weights import tokenizer_weights
 
     from metaformer.encoders.transformer import TransformerEncoder
     from metaformer.heads.classification import ClassificationHead
@@ -93,7 +92,7 @@ def our_model(o: Options, trainable: str | tuple[str, ...]) -> Any:
     encoder = TransformerEncoder(dim=o.dim, depth=o.depth, num_heads=o.num_heads, norm_eps=1e-6)
     head = ClassificationHead(o.dim, num_classes=o.num_classes)
     head.reads, head.norm.eps = "image", 1e-6
-    tokenizer.load_state_dict(tokenizer_weights(source, tokenizer))
+    tokenizer.load_state_dict(dict(tokenizer.translate(source)))
     encoder.load_state_dict({k: v for k, v in source.items() if k.startswith("blocks.")})
     parts = {"norm": head.norm, "head": head.linear}
     for name, part in parts.items():
