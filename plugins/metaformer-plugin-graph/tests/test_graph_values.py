@@ -136,7 +136,7 @@ REFUSED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", REFUSED, ids=lambda value: f"{value!r:.40}")
+@pytest.mark.parametrize("value", REFUSED, ids=[f"{i}-{type(value).__name__}" for i, value in enumerate(REFUSED)])
 def test_what_is_no_graph_is_refused(value: Any) -> None:
     with pytest.raises(DataError) as raised:
         pre().read(value)
