@@ -94,7 +94,8 @@ class Tokenizer(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has num_contents 0")
 
     def fit(self, values: Iterable[Any]) -> None:
-        """Learn statistics (into buffers) from raw training values, in data order. Same result on every rank."""
+        """Learn statistics (into buffers) from raw training values, in data order. Same result on every rank.
+        Buffers in float64 stay so, whatever precision the model is cast to."""
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """A published model's tensors → those of this tokenizer by their own names. Raises WeightsError. Default:
@@ -104,6 +105,17 @@ class Tokenizer(nn.Module, ABC):
     def describe(self) -> str:
         """One line for `metaformer inspect`."""
         return type(self).__name__
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Tokenizer:
+        # `model.bfloat16()` rounds buffers too: statistics that are rounded before they are subtracted would wipe out a
+        # column such as a year. Those in double follow to another device, not to another precision.
+        exact = {name: b for name, b in self.named_buffers(recurse=False) if b.dtype == torch.float64}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in exact.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
 
 
 class Encoder(nn.Module, ABC):

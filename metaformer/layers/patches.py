@@ -129,12 +129,15 @@ class PatchEmbedding(nn.Module):
             table = torch.cat([line.new_zeros(self.num_prefix, x.shape[2]), line])[None]
         return table.to(x).expand_as(x)
 
-    def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def translate(self, source: Mapping[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
         """Out of timm's, Hugging Face's (ViT, CLIP, AST, VideoMAE) and open_clip's models; our own names as they are.
 
         Positions are resized to the grid. One channel takes the sum over three, as in timm. A class token that we
-        lack is left out with its position; a missing bias is 0. Anything else that does not fit is a WeightsError."""
-        return source if "proj.weight" in source else _published(source, self)
+        lack is left out with its position; a missing bias is 0. Anything else that does not fit is a WeightsError.
+        `prefix` is what a tokenizer's state dict has before our names."""
+        if f"{prefix}proj.weight" in source:
+            return source
+        return {f"{prefix}{name}": tensor for name, tensor in _published(source, self).items()}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ pygame is located and its files are read; it is not imported.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError
+from metaformer.files.package import package_data
 from metaformer.types import Sample
 from metaformer_plugin_audio.read import read_sound
 
@@ -101,13 +101,11 @@ class GameSounds(Dataset):
 
 def examples() -> Path:
     """Where pygame keeps its examples' sounds."""
-    found = importlib.util.find_spec("pygame")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / "examples" / "data"
-        if all((folder / f"{name}.wav").is_file() for name in CLIPS):
-            return folder
-    raise DataError(
-        "the sounds among pygame-ce's examples",
-        "pygame is absent" if found is None else "this pygame has no examples/data folder with them",
+    what = "the sounds among pygame-ce's examples"
+    return package_data(
+        "pygame",
+        "examples/data",
+        what,
         "pip install 'metaformer-plugin-audio[samples]'",
+        [f"{name}.wav" for name in CLIPS],
     )

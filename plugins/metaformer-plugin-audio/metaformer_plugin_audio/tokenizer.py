@@ -140,9 +140,7 @@ class AudioTokenizer(Tokenizer):
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Out of Hugging Face's AST (as are vision transformers with patches of this size); ours as they are."""
-        if "embed.proj.weight" in source:
-            return source
-        return {f"embed.{name}": tensor for name, tensor in self.embed.translate(source).items()}
+        return self.embed.translate(source, "embed.")
 
     def describe(self) -> str:
         (rows, columns), mel = self.embed.grid, self.preprocess.spectrogram

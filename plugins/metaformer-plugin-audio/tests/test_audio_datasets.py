@@ -127,7 +127,7 @@ def test_game_sounds_knows_its_clips_and_plays_backwards():
 
 
 def test_without_pygame_game_sounds_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(game_sounds.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(DataError, match=r"pip install 'metaformer-plugin-audio\[samples\]'"):
         GameSounds(split="train")
 

@@ -8,7 +8,6 @@ Ours differs: the split by place, in which no pixel is seen in training and in v
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError, MetaformerError
+from metaformer.files.package import package_data
 from metaformer.types import Sample
 from metaformer_plugin_hyperspectral.cube import LARGEST, read_labels
 from metaformer_plugin_hyperspectral.scene import Scene
@@ -220,13 +220,11 @@ class IndianPinesOfficial(Pixels):
 
 def tensorly_folder() -> Path:
     """Where the package keeps its data; found without importing it."""
-    found = importlib.util.find_spec("tensorly")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / "datasets" / "data"
-        if (folder / "Indian_pines_gt.npy").is_file():
-            return folder
-    raise DataError(
-        "the Indian Pines scene out of the tensorly package",
-        "tensorly is absent" if found is None else "this tensorly has no Indian_pines_gt.npy",
+    what = "the Indian Pines scene out of the tensorly package"
+    return package_data(
+        "tensorly",
+        "datasets/data",
+        what,
         "pip install 'metaformer-plugin-hyperspectral[samples]'",
+        ["Indian_pines_gt.npy"],
     )

@@ -8,7 +8,7 @@ from the other end, as published code does); `band_stride` makes one token of se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -159,16 +159,6 @@ class HyperspectralTokenizer(Tokenizer):
             except DataError:
                 continue
             yield patch.reshape(len(patch), -1)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> HyperspectralTokenizer:
-        # `model.bfloat16()` rounds buffers too; statistics follow to another device, not to another precision.
-        exact = {"shift": self.shift, "scale": self.scale}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
 
     def describe(self) -> str:
         side, bands = self.preprocess.patch_size, self.preprocess.num_bands

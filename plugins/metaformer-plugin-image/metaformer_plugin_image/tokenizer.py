@@ -18,6 +18,7 @@ from metaformer.base import Tokenizer
 from metaformer.errors import MetaformerError
 from metaformer.files.picture import MAX_PIXELS, PILLOW_LIMIT
 from metaformer.layers.patches import PatchEmbedding, Positions, cut_channels, grid_of
+from metaformer.layers.pixels import Preset, pixel_statistics, standardize
 from metaformer.types import Raw, TokenBatch
 from metaformer_plugin_image.preprocess import ImagePreprocess, Interpolation
 
@@ -25,15 +26,6 @@ Size = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Preset = Literal["imagenet", "clip", "inception", "none"]
-
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-"""Mean and deviation of pixels in [0, 1], by the names timm and open_clip give them."""
 
 
 class ImageTokenizer(Tokenizer):
@@ -100,7 +92,7 @@ class ImageTokenizer(Tokenizer):
             raise MetaformerError(
                 "resize: keep", "augment: timm, which makes all pictures one size", "use augment: light"
             )
-        self.mean, self.std = _statistics(normalize, channels, mean, std)
+        self.mean, self.std = pixel_statistics(normalize, channels, mean, std)
         self.keep = resize == "keep"
         self.preprocess = ImagePreprocess(
             size=self.size,
@@ -129,36 +121,20 @@ class ImageTokenizer(Tokenizer):
         return self.embed.tokens(self.contents(raw), grid, mask, crop=self.keep)._replace(modality=self.modality)
 
     def contents(self, raw: Raw) -> Float[Tensor, "B P E"]:
-        return self._normalize(cut_channels(raw["pixels"], self.embed.patch)).flatten(2)
+        return standardize(cut_channels(raw["pixels"], self.embed.patch), self.mean, self.std, 255.0).flatten(2)
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Out of timm's, Hugging Face's and open_clip's vision transformers; ours as they are."""
-        if "embed.proj.weight" in source:
-            return source
-        return {f"embed.{name}": tensor for name, tensor in self.embed.translate(source).items()}
+        return self.embed.translate(source, "embed.")
 
     def describe(self) -> str:
         (height, width), (rows, columns), p = self.size, self.embed.grid, self.embed.patch[0]
         prefix = " and a class token" if self.embed.num_prefix else ""
         return f"{height}x{width}x{self.embed.channels} pixels in {p}x{p} patches: {rows * columns} tokens{prefix}"
 
-    def _normalize(self, patches: UInt8[Tensor, "B T C P"]) -> Float[Tensor, "B T C P"]:
-        # Constants, not buffers: a bf16 engine would round buffers, and with them every pixel.
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=patches.device)[:, None]
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=patches.device)
-        return torch.addcmul(shift[:, None], patches.float(), scale)
 
-
-def _statistics(
-    preset: Preset, channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if mean is None and std is None:
-        both = STATISTICS[preset]
-        return both if channels == 3 else ((sum(both[0]) / 3,), (sum(both[1]) / 3,))
-    if mean is None or std is None or len(mean) != channels or len(std) != channels:
-        raise MetaformerError(
-            f"pixel statistics for {channels} channel{'s' if channels > 1 else ''}",
-            f"mean {mean}, std {std}",
-            "give both `mean` and `std` with one number per channel, or neither",
-        )
-    return mean, std
+def _normalize(self, patches: UInt8[Tensor, "B T C P"]) -> Float[Tensor, "B T C P"]:
+    # Constants, not buffers: a bf16 engine would round buffers, and with them every pixel.
+    scale = torch.tensor([1 / (255 * s) for s in self.std], device=patches.device)[:, None]
+    shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=patches.device)
+    return torch.addcmul(shift[:, None], patches.float(), scale)

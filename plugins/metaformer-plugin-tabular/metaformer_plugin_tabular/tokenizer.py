@@ -8,7 +8,7 @@ counts as the column's average until it has learned better; statistics are fitte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -155,17 +155,6 @@ class TabularTokenizer(Tokenizer):
                 yield self.preprocess(value, train=False)
             except DataError:
                 continue
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TabularTokenizer:
-        # `model.bfloat16()` rounds buffers too: statistics that are rounded before they are subtracted would
-        # wipe out a column such as a year. They follow to another device, not to another precision.
-        exact = {name: buffer for name, buffer in self.named_buffers(recurse=False) if buffer.is_floating_point()}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
 
     def describe(self) -> str:
         n, k = len(self.preprocess.numeric), len(self.preprocess.categories)

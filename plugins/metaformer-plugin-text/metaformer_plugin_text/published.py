@@ -8,12 +8,11 @@ Ours differs: CLIP's reference code first mends broken encodings and HTML entiti
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaformer.errors import DataError
+from metaformer.files.package import package_data
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Subwords
@@ -27,13 +26,8 @@ WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 def clip_file() -> Path:
     """CLIP's merges inside the package open_clip, found without importing it."""
-    found = importlib.util.find_spec("open_clip")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        path = Path(place) / "bpe_simple_vocab_16e6.txt.gz"
-        if path.is_file():
-            return path
     do = "pip install 'metaformer-plugin-text[clip]', or write file:PATH of bpe_simple_vocab_16e6.txt.gz"
-    raise DataError("text vocabulary clip", "the package open_clip, which brings its file, is absent", do)
+    return package_data("open_clip", "bpe_simple_vocab_16e6.txt.gz", "text vocabulary clip", do)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -7,7 +7,6 @@ The archives ask to be cited; terms beyond that are those of each set's makers.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError
+from metaformer.files.package import package_data
 from metaformer.files.ts import read_ts
 from metaformer.types import Sample
 
@@ -116,13 +116,6 @@ class AeonDataset(TsDataset):
 
 def aeon_folder() -> Path:
     """Where the package keeps its data; found without importing it, which takes seconds."""
-    found = importlib.util.find_spec("aeon")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / "datasets" / "data"
-        if folder.is_dir():
-            return folder
-    raise DataError(
-        "an archive set out of the aeon package",
-        "aeon is absent" if found is None else "this aeon has no datasets/data folder",
-        "pip install 'metaformer-plugin-timeseries[samples]'",
-    )
+    what = "an archive set out of the aeon package"
+    do = "pip install 'metaformer-plugin-timeseries[samples]'"
+    return package_data("aeon", "datasets/data", what, do)

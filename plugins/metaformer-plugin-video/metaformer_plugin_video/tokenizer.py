@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from metaformer.base import Tokenizer
 from metaformer.errors import MetaformerError, WeightsError
 from metaformer.layers.patches import PatchEmbedding, cut_channels
+from metaformer.layers.pixels import Preset, pixel_statistics, standardize
 from metaformer.types import Raw, TokenBatch
 from metaformer_plugin_video.backend import versions
 from metaformer_plugin_video.preprocess import VideoPreprocess
@@ -28,15 +29,6 @@ Size = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Preset = Literal["imagenet", "clip", "inception", "none"]
-
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-"""Mean and deviation of pixels in [0, 1], by the names timm and open_clip give them; VideoMAE's are `imagenet`."""
 FLAT = ("projection.weight", "patch_embed.proj.weight", "patch_embedding.weight", "conv1.weight")
 """How names of patch projections end."""
 
@@ -92,7 +84,7 @@ class VideoTokenizer(Tokenizer):
                 raise MetaformerError(f"{name} [{low}, {high}]", "the first is larger", "give [smallest, largest]")
         if sampling == "segments" and frame_rate is not None:
             raise MetaformerError("a frame rate", "sampling: segments", "leave one of them out")
-        self.mean, self.std = _statistics(normalize, channels, mean, std)
+        self.mean, self.std = pixel_statistics(normalize, channels, mean, std)
         self.patch = (tubelet, patch_size, patch_size)
         self.embed = PatchEmbedding(
             dim,
@@ -146,7 +138,7 @@ class VideoTokenizer(Tokenizer):
         if missing:
             # All batches have the same grid, whatever the longest of their videos.
             pixels = nn.functional.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))
-        return self._normalize(cut_channels(pixels.transpose(1, 2), self.patch)).flatten(2)
+        return standardize(cut_channels(pixels.transpose(1, 2), self.patch), self.mean, self.std, 255.0).flatten(2)
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Out of Hugging Face's VideoMAE and ViViT; ours as they are. A picture model's patches [D C p p] become
@@ -158,7 +150,7 @@ class VideoTokenizer(Tokenizer):
         if self.time is not None:
             found = "published models have none"
             raise WeightsError("positions of space and time apart", found, "set `positions` to sinusoidal or learned")
-        return {f"embed.{key}": value for key, value in self.embed.translate(theirs).items()}
+        return self.embed.translate(theirs, "embed.")
 
     def describe(self) -> str:
         frames, (height, width), p = self.preprocess.num_frames, self.preprocess.size, self.preprocess
@@ -176,30 +168,9 @@ class VideoTokenizer(Tokenizer):
         tubes = mask[:, :: self.patch[0]]
         return nn.functional.pad(tubes, (0, self.grid[0] - tubes.shape[1]), value=False)
 
-    def _normalize(self, patches: UInt8[Tensor, "B T C P"]) -> Float[Tensor, "B T C P"]:
-        # Constants, not buffers: a bf16 engine would round buffers, and with them every pixel.
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=patches.device)[:, None]
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=patches.device)
-        return torch.addcmul(shift[:, None], patches.float(), scale)
-
 
 def _inflated(key: str, value: Tensor, tubelet: int) -> Tensor:
     """Patch projections [D C p p] to [D C t p p]; anything else as it is."""
     if value.ndim != 4 or not key.endswith(FLAT):
         return value
     return value.unsqueeze(2).expand(-1, -1, tubelet, -1, -1) / tubelet
-
-
-def _statistics(
-    preset: Preset, channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if mean is None and std is None:
-        both = STATISTICS[preset]
-        return both if channels == 3 else ((sum(both[0]) / 3,), (sum(both[1]) / 3,))
-    if mean is None or std is None or len(mean) != channels or len(std) != channels:
-        raise MetaformerError(
-            f"pixel statistics for {channels} channel{'s' if channels > 1 else ''}",
-            f"mean {mean}, std {std}",
-            "give both `mean` and `std` with one number per channel, or neither",
-        )
-    return mean, std

@@ -6,7 +6,6 @@ Source: masked prediction of pixels, as in MAE (arXiv 2111.06377).
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ from pydantic import Field
 from metaformer.arrays.raster import resample
 from metaformer.base import Dataset
 from metaformer.errors import DataError
+from metaformer.files.package import package_data
 from metaformer.types import Sample
 from metaformer_plugin_xray.levels import read_xray
 
@@ -108,16 +108,9 @@ class CtPatchesDataset(Dataset):
 
 def pydicom_folder() -> Path:
     """Where the package keeps the files that come with it; found without its own look-up, which may download."""
-    found = importlib.util.find_spec("pydicom")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        folder = Path(place) / "data" / "test_files"
-        if all((folder / name).is_file() for name in FILES):
-            return folder
-    raise DataError(
-        "CT slices out of the pydicom package",
-        "pydicom is absent" if found is None else f"this pydicom lacks one of {', '.join(FILES)}",
-        "pip install 'metaformer-plugin-xray[samples]'",
-    )
+    what = "CT slices out of the pydicom package"
+    do = "pip install 'metaformer-plugin-xray[samples]'"
+    return package_data("pydicom", "data/test_files", what, do, FILES)
 
 
 def _part(slice_: Float32[np.ndarray, "H W"], split: Literal["train", "valid"]) -> Float32[np.ndarray, "H w"]:

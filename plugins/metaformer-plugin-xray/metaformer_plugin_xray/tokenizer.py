@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -19,6 +18,7 @@ from metaformer.base import Tokenizer
 from metaformer.errors import MetaformerError
 from metaformer.files.picture import MAX_PIXELS, PILLOW_LIMIT
 from metaformer.layers.patches import PatchEmbedding, cut, grid_of
+from metaformer.layers.pixels import pixel_statistics, standardize
 from metaformer.types import Raw, TokenBatch
 from metaformer_plugin_xray.preprocess import XrayPreprocess
 
@@ -26,15 +26,6 @@ Size = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Preset = Literal["imagenet", "clip", "inception", "torchxrayvision", "none"]
-
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "torchxrayvision": ((0.5, 0.5, 0.5), (1 / 2048, 1 / 2048, 1 / 2048)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-"""Mean and deviation of gray from 0 to 1, for three channels; one channel takes the average."""
 
 
 class XrayTokenizer(Tokenizer):
@@ -78,8 +69,7 @@ class XrayTokenizer(Tokenizer):
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if zoom[0] > zoom[1]:
             raise MetaformerError(f"zoom {list(zoom)}", "the first is larger", "give [smallest, largest]")
-        mean, std = STATISTICS[normalize]
-        self.mean, self.std = (mean, std) if channels == 3 else ((sum(mean) / 3,), (sum(std) / 3,))
+        self.mean, self.std = pixel_statistics(normalize, channels)
         self.normalize = normalize
         self.embed = PatchEmbedding(
             dim,
@@ -106,10 +96,7 @@ class XrayTokenizer(Tokenizer):
 
     def forward(self, raw: Raw) -> TokenBatch:
         gray = cut(raw["pixels"], self.embed.patch)[:, :, None]
-        # Constants, not buffers: a bf16 engine would round buffers, and with them every pixel.
-        scale = torch.tensor([1 / s for s in self.std], device=gray.device)[:, None]
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=gray.device)
-        patches = torch.addcmul(shift[:, None], gray, scale).flatten(2)
+        patches = standardize(gray, self.mean, self.std).flatten(2)
         grid = grid_of(raw["pixels"].shape[-2:], self.embed.patch)
         return self.embed.tokens(patches, grid)._replace(modality=self.modality)
 
@@ -119,9 +106,7 @@ class XrayTokenizer(Tokenizer):
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Out of timm's, Hugging Face's and open_clip's vision transformers; ours as they are."""
-        if "embed.proj.weight" in source:
-            return source
-        return {f"embed.{name}": tensor for name, tensor in self.embed.translate(source).items()}
+        return self.embed.translate(source, "embed.")
 
     def describe(self) -> str:
         (height, width), p, window = self.preprocess.size, self.embed.patch[0], self.preprocess.window
