@@ -55,8 +55,6 @@ OBJECTIVES: tuple[tuple[str, dict[str, Any], tuple[str, dict[str, Any]]], ...] =
     ("regression", {**LABEL, "error": "huber"}, NUMBERS),
     ("regression", {**LABEL, "error": "absolute"}, NUMBERS),
 )
-DRAWN = ("batch_order",)
-"""Which patches are hidden is drawn by a row's place in its batch."""
 
 
 def checks() -> Iterator[Check]:
@@ -69,8 +67,7 @@ def checks() -> Iterator[Check]:
         yield from objective_checks((name, knobs), {"label": head})
     pair = {"one": EMBEDDING, "other": EMBEDDING}
     yield from objective_checks(("contrastive", {"between": ("one", "other")}), pair)
-    masked = objective_checks(("masked_patches", {"stream": "left", "standardize": True}), {})
-    yield from (check for check in masked if check.name not in DRAWN)
+    yield from objective_checks(("masked_patches", {"stream": "left", "standardize": True}), {})
     yield from _metrics()
     yield from dataset_checks(("manifest", {}), files=manifest)
     yield from dataset_checks(("imagefolder", {}), files=imagefolder)

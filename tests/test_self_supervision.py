@@ -111,6 +111,17 @@ def test_what_is_hidden_is_drawn_anew_in_training_and_stays_in_evaluation():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_in_evaluation_a_samples_loss_does_not_depend_on_its_batch():
+    here, objective, data = model(), masked().eval(), batch()
+    losses = []
+    for rows in ([1, 2, 3], [3, 1, 2]):
+        part = batch()
+        part.streams["rows"]["values"] = data.streams["rows"]["values"][[0, *rows]]
+        part.present["rows"][0] = False  # the others are all of one length
+        losses.append(objective(here, part)["masked"])
+    torch.testing.assert_close(losses[0], losses[1])
+
+
 def test_standardised_contents_forget_level_and_contrast():
     here, objective, data = model(), masked(standardize=True).eval(), batch()
     one = objective(here, data)["masked"]

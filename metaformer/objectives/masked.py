@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
@@ -89,9 +90,14 @@ class MaskedPatches(Objective):
         return losses
 
     def _draw(self, real: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P"]:
-        """Which patches to hide: `mask_ratio` of each row's real ones, rounded up; in evaluation always the same."""
-        generator = None if self.training else torch.Generator().manual_seed(0)
-        draw = torch.rand(real.shape, generator=generator).to(real.device)
+        """Which patches to hide: `mask_ratio` of each row's real ones, rounded up. In evaluation one draw for all rows,
+        always the same: a sample's loss must not depend on the batch it is in."""
+        if self.training:
+            draw = torch.rand(real.shape)
+        else:
+            # numpy's numbers come one after the other: padding adds some and changes none.
+            draw = torch.from_numpy(np.random.default_rng(0).random(real.shape[1])).expand(real.shape)
+        draw = draw.to(real.device)
         order: Float[Tensor, "B P"] = draw.masked_fill(~real, 2.0).argsort(dim=1).argsort(dim=1)
         count = (real.sum(dim=1, keepdim=True) * self.mask_ratio).ceil()
         return (order < count) & real

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,5 @@ def test_the_papers_recipe_trains(which: str, root: Path) -> None:
         *("loader.workers=0", f"output={root / 'runs'}"),
     ]
     train_command([path], sets)
+    (result,) = root.rglob("result.json")
+    assert set(json.loads(result.read_text())["this run"]["metrics"]) == {"adult/loss", "adult/accuracy", "adult/auroc"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,7 @@ def test_the_papers_recipe_trains_on_a_file_of_the_layout(which: str, tmp_path: 
         *("loader.workers=0", f"output={tmp_path}"),
     ]
     train_command([RECIPES / "meta_transformer" / f"timeseries_{which}.yaml"], sets)
+    (result,) = tmp_path.rglob("result.json")
+    metrics = json.loads(result.read_text())["this run"]["metrics"]
+    assert set(metrics) == {"ett/loss", "ett/mse", "ett/mae"}
+    assert all(np.isfinite(value) for value in metrics.values())
