@@ -90,6 +90,17 @@ class Ranks:
         for pid in self.pids:
             os.waitpid(pid, 0)
 
+    def hold(self) -> None:
+        """Stop both where they are; they can still be killed there, or go on."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in self.pids:
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def go_on(self) -> None:
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
+
     def wait(self) -> None:
         """To the end; raises RuntimeError with what they said where that is not a good one."""
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids]
@@ -157,9 +168,15 @@ def strike(run: Path, ranks: Ranks, inside: bool, draw: random.Random, seconds: 
     # Past the first steps, so that the curve gets somewhere in spite of it all.
     if not until(lambda: len(records(run)) > start + draw.randrange(1, SAVE_EVERY), ranks):
         return None
-    if inside and not until(lambda: is_saving(run), ranks):
-        return None
-    time.sleep(draw.random() * seconds)
+    while True:
+        if inside and not until(lambda: is_saving(run), ranks):
+            return None
+        time.sleep(draw.random() * seconds)
+        ranks.hold()
+        if not inside or is_saving(run):
+            break
+        # This save was shorter than the first one: wait for the next.
+        ranks.go_on()
     ranks.kill()
     half = is_saving(run) or any(run.glob("checkpoints/.old-*"))
     newest, unusable = newest_valid(open_run(run))
