@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from metaformer.types import Batch, Raw, Sample, Target, TokenBatch
+from metaformer.types import Batch, Raw, Readout, Sample, Target, TokenBatch
 
 if TYPE_CHECKING:
     from metaformer.model import MetaFormer
@@ -69,7 +69,16 @@ Whole = Callable[[Sequence[Tensor]], AbstractContextManager[None]]
 """Parameters → a context inside which they are whole on this rank."""
 
 
-class Tokenizer(nn.Module, ABC):
+class Weighted(nn.Module, ABC):
+    """A component that may have weights: a tokenizer, an encoder, a bridge or a head."""
+
+    def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A published model's tensors → those of this component by their own names. Raises WeightsError. Default:
+        the source has our names already (and encoders whose blocks are named like ours take any known layout)."""
+        return source
+
+
+class Tokenizer(Weighted):
     """Raw tensors of one modality → TokenBatch of width `dim`. Owns its positions and its `preprocess`.
 
     Wired: `dim` (int, width of the encoder that reads the tokens).
@@ -83,6 +92,11 @@ class Tokenizer(nn.Module, ABC):
     """Registered name; set by the core after construction."""
     num_contents: int = 0
     """Numbers behind each token after the prefix, which masked prediction may ask for; 0 where there are none."""
+    num_ids: int = 0
+    """Size of the vocabulary that `TokenBatch.ids` are of; 0 where there is none. Its raw tensors then have `ids` and,
+    where words have several, `words`: which word a token belongs to, -1 for special tokens."""
+    mask_id: int | None = None
+    """The id that stands for a hidden token."""
 
     @abstractmethod
     def forward(self, raw: Raw) -> TokenBatch:
@@ -93,14 +107,13 @@ class Tokenizer(nn.Module, ABC):
         depend on no parameter. What is behind masked tokens may be anything finite."""
         raise NotImplementedError(f"{type(self).__name__} has num_contents 0")
 
+    def word_vectors(self) -> nn.Parameter | None:
+        """The vectors of the vocabulary's ids [V D], where there are any."""
+        return None
+
     def fit(self, values: Iterable[Any]) -> None:
         """Learn statistics (into buffers) from raw training values, in data order. Same result on every rank.
         Buffers in float64 stay so, whatever precision the model is cast to."""
-
-    def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A published model's tensors → those of this tokenizer by their own names. Raises WeightsError. Default:
-        the source has our names already."""
-        return source
 
     def describe(self) -> str:
         """One line for `metaformer inspect`."""
@@ -118,7 +131,7 @@ class Tokenizer(nn.Module, ABC):
         return self
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Weighted):
     """TokenBatch → TokenBatch of the same shape. Declares its width as `dim`; keeps its layers in `blocks`.
 
     Wired: nothing.
@@ -133,7 +146,7 @@ class Encoder(nn.Module, ABC):
         """Masked tokens must not influence the others."""
 
 
-class Bridge(nn.Module, ABC):
+class Bridge(Weighted):
     """Named streams → one new stream of width `dim`. Knows tokenizers only through TokenBatch.
 
     Wired: `widths` (Mapping[str, int], role → width of the stream in that role).
@@ -146,10 +159,11 @@ class Bridge(nn.Module, ABC):
         """`streams` maps the roles of the recipe's `reads:` to streams."""
 
 
-class Head(nn.Module, ABC):
+class Head(Weighted):
     """One stream → a prediction.
 
-    Wired: `dim` (int, width of the stream it reads).
+    Wired: `dim` (int, width of the stream it reads), `vocabularies` (Mapping[str, int], stream → its tokenizer's
+    `num_ids`).
     """
 
     predicts: ClassVar[Literal["class", "classes", "values", "embedding"]]
@@ -161,17 +175,24 @@ class Head(nn.Module, ABC):
     """Name of the stream it reads; set by the core after construction."""
     unit: float = 1.0
     """For `values`: their typical size in units of the target; losses divide by it."""
+    ties: str | None = None
+    """Stream whose tokenizer's word vectors are a parameter of this head as well; set in the constructor."""
 
     @abstractmethod
     def forward(self, tokens: TokenBatch) -> Tensor:
         """Rows without any real token give finite numbers; objectives and metrics leave them out."""
+
+    def tie(self, vectors: nn.Parameter) -> None:
+        """Take over the word vectors [V D] of the tokenizer of `ties`."""
+        raise NotImplementedError(f"{type(self).__name__} ties nothing")
 
 
 class Objective(nn.Module, ABC):
     """Calls the model and returns named losses; decides which passes happen.
 
     Wired: `task` (str), `heads` (Mapping[str, Head]), `widths` (Mapping[str, int], stream → width), `contents`
-    (Mapping[str, int], stream → its tokenizer's `num_contents`).
+    (Mapping[str, int], stream → its tokenizer's `num_contents`), `vocabularies` (Mapping[str, int], stream → its
+    tokenizer's `num_ids`).
     Do not keep `heads` itself: it would register the heads a second time.
     """
 
@@ -181,6 +202,15 @@ class Objective(nn.Module, ABC):
     """Names of the heads and streams it reads: decides what a sample must bring. Set in the constructor."""
     pairs: tuple[tuple[str, str], ...] = ()
     """Heads whose embeddings of one sample belong together: what retrieval metrics judge."""
+    identity: str | None = None
+    """The target of kind `identity`, if any, by which samples are known to be the same thing."""
+    judged: Mapping[str, Readout] = {}
+    """What it predicts and judges by itself, by a name that metrics call `head:`. In evaluation it leaves
+    `batch.memo["judged", NAME] = (predictions, targets)`, of what counts only."""
+    momentum: float | None = None
+    """Asks for `model.teacher` with this momentum. Set in the constructor."""
+    weight: float = 1.0
+    """The recipe's factor of its losses; set by the core after construction."""
 
     @abstractmethod
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
@@ -202,7 +232,7 @@ class Objective(nn.Module, ABC):
 class Metric(ABC):
     """Predictions and targets of one task → a number. Distributed ranks are joined in `compute`.
 
-    Wired: `head` (Head), `target` (Target; None where it judges pairs).
+    Wired: `head` (Head, or a Readout: `predicts`, `size`, `unit`), `target` (Target; None where it judges pairs).
     """
 
     higher_is_better: ClassVar[bool]
@@ -211,7 +241,8 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Rows that count, as the head and the objective's target give them (class indices without IGNORE)."""
+        """Rows that count, as the head and the objective's target give them (class indices without IGNORE). A metric of
+        pairs takes a third, `identity: Tensor | None = None`: which of them are the same thing, where it is known."""
 
     @abstractmethod
     def compute(self) -> float:

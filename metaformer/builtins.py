@@ -37,6 +37,7 @@ def register_heads() -> list[Component]:
             "One class per token.",
         ),
         Component("segmentation", "metaformer.heads.segmentation:SegmentationHead", "One class per point or pixel."),
+        Component("language", "metaformer.heads.language:LanguageHead", "A word per token."),
         Component("forecast", "metaformer.heads.forecast:ForecastHead", "The next steps of a series."),
     ]
 
@@ -50,6 +51,13 @@ def register_objectives() -> list[Component]:
         Component("regression", f"{module}:Regression", "Distance to target numbers."),
         Component("masked_patches", "metaformer.objectives.masked:MaskedPatches", "Guess the patches that are hidden."),
         Component("contrastive", "metaformer.objectives.contrastive:Contrastive", "Tell pairs from other pairs."),
+        Component("matching", "metaformer.objectives.matching:Matching", "Tell right pairs from wrong ones."),
+        Component(
+            "masked_language",
+            "metaformer.objectives.masked_language:MaskedLanguage",
+            "Guess hidden words.",
+        ),
+        Component("zero_shot", "metaformer.objectives.zero_shot:ZeroShot", "Classes by sentences about them."),
     ]
 
 
@@ -70,6 +78,8 @@ def register_metrics() -> list[Component]:
         Component("mse", f"{module}:MSE", "Mean squared error."),
         Component("iou", f"{module}:IoU", "Mean over classes of intersection over union."),
         Component("average_precision", f"{module}:AveragePrecision", "Area under precision over recall."),
+        Component("score", f"{module}:Score", "Mean score of the class that is said, as VQA counts."),
+        Component("median_rank", "metaformer.metrics.retrieval:MedianRank", "Retrieval: the median partner's place."),
         Component("recall", "metaformer.metrics.retrieval:Recall", "Retrieval: partners among the nearest `recall@5`."),
     ]
 

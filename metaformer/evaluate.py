@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from metaformer.build import TaskData, assemble, open_data, step_module
+from metaformer.assemble import assemble
+from metaformer.build import TaskData, open_data, step_module
 from metaformer.checkpoint import load_weights, pointer
 from metaformer.data.loader import Reader, eval_addresses
 from metaformer.data.stream import BatchStream

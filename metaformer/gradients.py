@@ -20,7 +20,7 @@ from metaformer.base import Objective
 from metaformer.data.loader import isolated_rng
 from metaformer.data.order import pass_seed
 from metaformer.engine import Engine
-from metaformer.model import MetaFormer
+from metaformer.model import MetaFormer, losses
 from metaformer.recipe import Recipe
 from metaformer.types import Batch
 
@@ -109,9 +109,8 @@ class TaskGradients:
             torch.manual_seed(pass_seed(self._seed, position, number))  # of accelerators as well
             with torch.autocast(place.device.type, step.autocast, enabled=step.autocast is not None):
                 total = torch.zeros((), device=place.device)
-                for objective in cast(Sequence[Objective], engine.model.objectives[task]):
-                    for name, loss in objective(engine.model, batch).items():
-                        total = total + loss * weights.get(name, alike)
+                for name, loss, factor in losses(engine.model, task, batch):
+                    total = total + loss * (factor * weights.get(name, alike))
             # Not `backward`: nothing is added to `grad`, and the hooks by which ZeRO takes gradients stay silent.
             parts = (
                 torch.autograd.grad(total * scale, self.parameters, allow_unused=True)

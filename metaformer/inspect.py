@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from metaformer.base import Objective, Tokenizer
-from metaformer.build import assemble, needs
+from metaformer.assemble import assemble
+from metaformer.base import Objective
+from metaformer.build import needs
 from metaformer.errors import RecipeError
 from metaformer.model import MetaFormer
 from metaformer.recipe_check import component_problems
@@ -20,7 +21,7 @@ from metaformer.registry import registry
 from metaformer.report.console import Console
 from metaformer.types import Batch
 
-KINDS = ("tokenizers", "encoders", "bridges", "heads", "objectives")
+KINDS = ("tokenizers", "passes", "encoders", "bridges", "heads", "objectives")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Costs:
 def costs(model: MetaFormer, task: str) -> Costs:
     """Count a task's parts. `model` must be on the meta device."""
     streams, _ = needs(model, task)
-    preprocess = {s: cast(Tokenizer, model.tokenizers[s]).preprocess for s in streams}
+    preprocess = {s: model.tokenizer(s).preprocess for s in streams}
     raw = {s: {k: t.to("meta") for k, t in p.collate([p.example()]).items()} for s, p in preprocess.items()}
     present = {s: torch.ones(1, dtype=torch.bool, device="meta") for s in streams}
     batch = Batch(task, raw, present, {}, ["example"])
@@ -143,7 +144,7 @@ def inspect_command(path: Path, sets: list[str]) -> None:
         flops = f"{human(cost.forward)} forward, {human(cost.training)} in training"
         console.say(f"tokens per sample: {tokens}; FLOPs per sample: {flops}")
         for stream in cost.tokens:
-            console.say(f"  {stream}: {cast(Tokenizer, model.tokenizers[stream]).describe()}")
+            console.say(f"  {stream}: {model.tokenizer(stream).describe()}")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     console.say(f"parameters: {trained:,} trained, {total - trained:,} frozen, {total:,} in all")

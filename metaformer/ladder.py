@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metaformer.build import assemble
+from metaformer.assemble import assemble
 from metaformer.errors import RecipeError
 from metaformer.recipe import Control, Recipe
 from metaformer.trainable import PRESETS, matches, words

@@ -189,6 +189,8 @@ def _after_step(session: Session, verdict: str, norm: float, statistics: Any) ->
         for objectives in engine.model.objectives.values():
             for objective in cast(nn.ModuleList, objectives):
                 cast(Objective, objective).updated(engine.model, engine.whole)
+    if engine.model.teacher is not None:
+        engine.model.teacher.follow(engine.model, engine.whole)
     return verdict
 
 

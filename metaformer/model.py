@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from metaformer.base import Bridge, Encoder, Head, Objective, Tokenizer
+from metaformer.sequence import TypeVectors, join
 from metaformer.trainable import set_mode
 from metaformer.types import Batch, Prediction, TokenBatch
+from metaformer.views import inherited
+
+if TYPE_CHECKING:
+    from metaformer.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,18 @@ class Route:
     reads: tuple[str, ...]
     encoder: str | None
     """None: past every encoder."""
+    expert: str = ""
+    """What an encoder with experts is asked for."""
 
 
 class MetaFormer(nn.Module):
     """Tokenizers, encoders, bridges and heads, and how streams flow between them.
 
-    Parameter names begin with `tokenizers.STREAM`, `encoders.NAME`, `bridges.STREAM`, `heads.NAME`,
+    Parameter names begin with `tokenizers.STREAM`, `passes.STREAM`, `encoders.NAME`, `bridges.STREAM`, `heads.NAME`,
     `objectives.TASK.INDEX`: what `trainable:` globs match.
     """
+
+    teacher: Teacher | None
 
     def __init__(
         self,
@@ -38,15 +47,27 @@ class MetaFormer(nn.Module):
         bridges: Mapping[str, Bridge],
         bridge_reads: Mapping[str, Mapping[str, str]],
         heads: Mapping[str, Head],
+        streams: Mapping[str, str] | None = None,
+        passes: Mapping[str, TypeVectors] | None = None,
     ) -> None:
+        """`streams`: further streams, and the stream whose tokenizer reads them as well. `passes`: the vectors that a
+        pass adds to its streams' tokens, by its name."""
         super().__init__()
         self.tokenizers = nn.ModuleDict(dict(tokenizers))
+        self.passes = nn.ModuleDict(dict(passes or {}))
         self.encoders = nn.ModuleDict(dict(encoders))
         self.bridges = nn.ModuleDict(dict(bridges))
         self.heads = nn.ModuleDict(dict(heads))
         self.objectives = nn.ModuleDict()
+        self.teacher = None
         self.routes = dict(routes)
         self.bridge_reads = {name: dict(reads) for name, reads in bridge_reads.items()}
+        self.streams = {**{name: name for name in tokenizers}, **(streams or {})}
+        """Every stream, and the name of the tokenizer that reads it."""
+
+    def tokenizer(self, stream: str) -> Tokenizer:
+        """What reads a stream."""
+        return cast(Tokenizer, self.tokenizers[self.streams[stream]])
 
     def add_objectives(self, task: str, objectives: Sequence[Objective]) -> None:
         """Objectives may have parameters (a temperature, a projection): they belong to the model."""
@@ -66,7 +87,7 @@ class MetaFormer(nn.Module):
 
     def tokenize(self, batch: Batch, stream: str) -> TokenBatch:
         """Raw tensors of a stream → its tokens; rows of samples that lack it are masked out."""
-        tokens: TokenBatch = self.tokenizers[stream](batch.streams[stream])
+        tokens: TokenBatch = self.tokenizer(stream)(batch.streams[stream])
         return tokens._replace(mask=tokens.mask & batch.present[stream][:, None])
 
     def encode(self, tokens: Sequence[TokenBatch], encoder: str | None) -> TokenBatch:
@@ -88,19 +109,27 @@ class MetaFormer(nn.Module):
         """A stream after its pass or bridge, computed once per batch."""
         key = ("stream", name)
         if key not in batch.memo:
-            if name in self.bridge_reads:
-                roles = {role: self.stream(batch, read) for role, read in self.bridge_reads[name].items()}
-                batch.memo[key] = self.bridge(name, roles)
-            else:
-                route = self.routes[name]
-                batch.memo[key] = self.encode([self.tokens(batch, s) for s in route.reads], route.encoder)
+            found = inherited(batch, name, self.sources(name), self.stream)
+            batch.memo[key] = self._pass(batch, name) if found is None else found
         return cast(TokenBatch, batch.memo[key])
+
+    def _pass(self, batch: Batch, name: str) -> TokenBatch:
+        if name in self.bridge_reads:
+            return self.bridge(name, {role: self.stream(batch, s) for role, s in self.bridge_reads[name].items()})
+        route = self.routes[name]
+        tokens = [self.tokens(batch, stream) for stream in route.reads]
+        if name in self.passes:
+            tokens = self.passes[name](tokens)
+        if route.expert:
+            tokens = [t._replace(expert=route.expert) for t in tokens]
+        return self.encode(tokens, route.encoder)
 
     def tokens(self, batch: Batch, stream: str) -> TokenBatch:
         """A stream's tokens before any encoder, computed once per batch."""
         key = ("tokens", stream)
         if key not in batch.memo:
-            batch.memo[key] = self.tokenize(batch, stream)
+            found = inherited(batch, stream, {stream}, self.tokens)
+            batch.memo[key] = self.tokenize(batch, stream) if found is None else found
         return cast(TokenBatch, batch.memo[key])
 
     def predict(self, batch: Batch, head: str) -> Prediction:
@@ -110,6 +139,19 @@ class MetaFormer(nn.Module):
             reads = cast(Head, self.heads[head]).reads
             batch.memo[key] = self.read(head, self.stream(batch, reads))
         return cast(Prediction, batch.memo[key])
+
+    def place(self, batch: Batch, name: str, stream: str) -> slice:
+        """Where in a stream that comes out of passes and bridges the tokens of one that goes into them are. A bridge
+        keeps the places of what it reads first."""
+        if name in self.bridge_reads:
+            return self.place(batch, next(iter(self.bridge_reads[name].values())), stream)
+        start = 0
+        for read in self.routes[name].reads:
+            length = self.tokens(batch, read).x.shape[1]
+            if read == stream:
+                return slice(start, start + length)
+            start += length
+        raise KeyError(f"{stream} is not read by {name}")
 
     def forward(self, batch: Batch) -> dict[str, Prediction]:
         """Predictions of every head whose streams the batch carries: the inference path."""
@@ -126,28 +168,6 @@ class MetaFormer(nn.Module):
         if name in self.bridge_reads:
             return set().union(*(self.sources(read) for read in self.bridge_reads[name].values()))
         return set(self.routes[name].reads)
-
-
-def join(tokens: Sequence[TokenBatch]) -> TokenBatch:
-    """Streams as one sequence [B T1+T2+.. D], in order; a single one passes as it is."""
-    if len(tokens) == 1:
-        return tokens[0]
-    ids = [t.ids for t in tokens]
-    positions = [_batched_positions(t) for t in tokens]
-    return TokenBatch(
-        x=torch.cat([t.x for t in tokens], dim=1),
-        mask=torch.cat([t.mask for t in tokens], dim=1),
-        modality="+".join(t.modality for t in tokens),
-        ids=None if any(i is None for i in ids) else torch.cat(cast(list[Tensor], ids), dim=1),
-        num_prefix=tokens[0].num_prefix,
-        positions=None if any(p is None for p in positions) else torch.cat(cast(list[Tensor], positions), dim=1),
-    )
-
-
-def _batched_positions(tokens: TokenBatch) -> Tensor | None:
-    if tokens.positions is None:
-        return None
-    return tokens.positions.expand_as(tokens.x)
 
 
 class Step(nn.Module):
@@ -169,7 +189,8 @@ class Step(nn.Module):
         self.autocast = autocast
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name and their sum as `loss`; in eval mode also `predictions/HEAD` and `present/HEAD`."""
+        """Losses by name and their sum as `loss`; in eval mode also `predictions/HEAD` and `present/HEAD`, and, of what
+        objectives judge by themselves, `judged/NAME` and `right/NAME`."""
         device = batch_device(batch)
         with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
             return self._losses(batch, device)
@@ -179,15 +200,14 @@ class Step(nn.Module):
         total: Tensor | float = 0.0
         for task in self.model.objectives:
             mine = task == batch.task
-            if not mine and not self.model.training:
+            if not mine and (not self.model.training or task not in self.blanks):
                 continue
             piece = batch if mine else self.blanks[task].to(device)
             piece.memo.clear()
-            for objective in cast(nn.ModuleList, self.model.objectives[task]):
-                for name, loss in objective(self.model, piece).items():
-                    total = total + loss * (batch.weights.get(name, 1.0) if mine else 0.0)
-                    if mine:
-                        out[f"{task}/{name}"] = loss.detach()
+            for name, loss, factor in losses(self.model, task, piece):
+                total = total + loss * (factor * batch.weights.get(name, 1.0) if mine else 0.0)
+                if mine:
+                    out[f"{task}/{name}"] = loss.detach()
             if mine and not self.model.training:
                 out |= _predictions(piece)
             piece.memo.clear()
@@ -195,13 +215,23 @@ class Step(nn.Module):
         return out
 
 
+def losses(model: MetaFormer, task: str, batch: Batch) -> Iterator[tuple[str, Tensor, float]]:
+    """Run a task's objectives: each loss with its name and the factor that the recipe gives its objective."""
+    for module in cast(nn.ModuleList, model.objectives[task]):
+        objective = cast(Objective, module)
+        for name, loss in module(model, batch).items():
+            yield name, loss, objective.weight
+
+
 def _predictions(batch: Batch) -> dict[str, Tensor]:
-    """What the heads said while the objectives ran."""
+    """What the heads said while the objectives ran, and what objectives judge by themselves."""
     out = {}
     for (kind, name), value in batch.memo.items():
         if kind == "head":
             out[f"predictions/{name}"] = value.value.detach().float()
             out[f"present/{name}"] = value.present
+        elif kind == "judged":
+            out[f"judged/{name}"], out[f"right/{name}"] = value[0].detach().float(), value[1]
     return out
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from metaformer.base import Dataset, Head, Tokenizer
+from metaformer.base import Dataset, Head
 from metaformer.build import needs, open_data
 from metaformer.data.inputs import read_inputs
 from metaformer.data.loader import Item, Reader
@@ -43,13 +43,14 @@ class LoadedRun:
             head: (target, form.kind, labels.get(task, {}).get(target))
             for task in self.run.recipe.tasks
             for target, form in needs(self.model, task)[1].items()
+            if form.kind != "identity"
             for head in self._heads_of(task)
         }
 
     @property
     def streams(self) -> tuple[str, ...]:
         """Names of the streams the model reads."""
-        return tuple(self.model.tokenizers)
+        return tuple(self.model.streams)
 
     def predict(self, **streams: Any) -> dict[str, Any]:
         """One sample, each stream by name (a file name, an array, a text, a row), to what every head whose streams
@@ -95,7 +96,7 @@ class LoadedRun:
             # Streams that are read together with a given one are missing values; others are not asked about.
             readers = [*self.model.heads, *self.model.routes]
             read = set().union(*(both for name in readers if (both := self.model.sources(name)) & given))
-            preprocess = {s: cast(Tokenizer, self.model.tokenizers[s]).preprocess for s in self.streams if s in read}
+            preprocess = {s: self.model.tokenizer(s).preprocess for s in self.streams if s in read}
             reader = Reader("predict", _Samples(chunk, root), preprocess, {}, {}, train=False)
             items = [reader.read(Address("predict", 0, i)) for i in range(len(chunk))]
             _raise_first(items)
@@ -113,7 +114,7 @@ class LoadedRun:
         if self._embeds(name) or cast(Head, self.model.heads[name]).predicts == "values":
             return value.tolist()
         _, kind, classes = self._forms[name]
-        if kind == "multilabel":
+        if kind in ("multilabel", "scores"):
             return _labels(value.sigmoid(), classes)
         if kind == "classes":
             return [_class(p, classes) for p in value.softmax(dim=-1)]
@@ -210,11 +211,12 @@ def embed_command(run: Path, data: list[str], output: Path, checkpoint: str = "b
 
 def command_inputs(loaded: LoadedRun, inputs: Sequence[str]) -> tuple[list[Sample], Path | None]:
     """Samples of the command line's `--input`s."""
-    preprocess = {s: cast(Tokenizer, t).preprocess for s, t in loaded.model.tokenizers.items()}
+    preprocess = {s: loaded.model.tokenizer(s).preprocess for s in loaded.streams}
     columns: dict[str, str] = {}
     for spec in loaded.run.recipe.tasks.values():
-        if spec.data.train.use == "manifest":
-            columns |= cast(Mapping[str, str], spec.data.train.knobs.get("columns", {}))
+        data = spec.data.train or spec.data.valid
+        if data is not None and data.use == "manifest":
+            columns |= cast(Mapping[str, str], data.knobs.get("columns", {}))
     return read_inputs(inputs, preprocess, columns)
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from metaformer import build
+from metaformer.assemble import assemble
 from metaformer.base import Objective
 from metaformer.checkpoint import (
     ENGINE,
@@ -56,7 +57,7 @@ def prepare(
     stage(run.begin)
     stage(lambda: run.status("running", 0, "preparing"))
     stage(lambda: sweep(run) if run.writes else None)
-    model = stage(lambda: build.assemble(recipe))
+    model = stage(lambda: assemble(recipe))
     data = stage(lambda: build.open_data(recipe, model, run.base))
     # Rank zero reads the files through, once for all.
     checkpoint, wrong = place.broadcast(stage(lambda: newest_valid(run, before) if place.leads else None))
@@ -134,6 +135,8 @@ def _begin(
     receipts = build.load_pretrained(model, recipe, run.base)
     for receipt in receipts:
         console.say(str(receipt))
+    if model.teacher is not None:
+        model.teacher.begin(model)
     if place.leads:
         run.write_json("lock.json", lock(run, fingerprints(data), [r.to_dict() for r in receipts]))
     run.write_json("labels.json", {task: spec.classes for task, spec in data.items()})
@@ -142,7 +145,7 @@ def _begin(
 
 def fingerprints(data: Mapping[str, build.TaskData]) -> dict[str, str]:
     """`task.train` and `task.valid` → what changes when those data change."""
-    out = {f"{t}.train": d.train.dataset.fingerprint() for t, d in data.items()}
+    out = {f"{t}.train": d.train.dataset.fingerprint() for t, d in data.items() if d.train}
     return out | {f"{t}.valid": d.valid.dataset.fingerprint() for t, d in data.items() if d.valid}
 
 
@@ -206,8 +209,8 @@ def _session(
     engine = start_engine(step, recipe, place, cut)
     order = Order(
         recipe.seed,
-        {task: len(spec.train) for task, spec in data.items()},
-        {task: recipe.tasks[task].weight for task in data},
+        {task: len(spec.train) for task, spec in data.items() if spec.train},
+        {task: recipe.tasks[task].weight for task, spec in data.items() if spec.train},
         engine.batching.micro,
         engine.batching.per_step,
     )

@@ -46,6 +46,11 @@ class HeadEntry(WeightedEntry):
     """Stream it reads."""
 
 
+class ObjectiveEntry(Entry):
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of its losses, beside the task's other objectives."""
+
+
 class MetricEntry(Entry):
     head: Name | None = None
     """Head it judges; default: the only one the task's objectives read."""
@@ -58,22 +63,31 @@ class Pass(Shape):
     """Streams, joined in this order; default: the stream of the pass's own name."""
     encoder: Name | None = "shared"
     """None sends the stream past every encoder."""
+    types: bool = False
+    """Add a learned vector to the tokens of each stream it reads, one per stream, before the encoder."""
+    expert: Name | None = None
+    """Which expert an encoder with experts takes in its top layers; default: it decides by the streams."""
+    weights: str | None = None
+    """Where pretrained type vectors come from."""
+    allow_missing: tuple[str, ...] = ()
+    """Globs over parameter names that the weights may lack."""
 
 
 class Data(Shape):
-    train: Entry
+    train: Entry | None = None
+    """Default: the task is evaluated, and trains nothing."""
     valid: Entry | None = None
 
 
 class Task(Shape):
     data: Data
-    objective: Entry | tuple[Entry, ...]
+    objective: ObjectiveEntry | tuple[ObjectiveEntry, ...]
     metrics: tuple[str | MetricEntry, ...] = ()
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of micro-batches, relative to the other tasks."""
 
     @property
-    def objectives(self) -> tuple[Entry, ...]:
+    def objectives(self) -> tuple[ObjectiveEntry, ...]:
         return self.objective if isinstance(self.objective, tuple) else (self.objective,)
 
 
@@ -204,6 +218,8 @@ class Recipe(Shape):
     seed: Annotated[int, Field(ge=0)] = 0
     tokenizers: dict[Name, WeightedEntry] = Field(min_length=1)
     """Stream → tokenizer."""
+    streams: dict[Name, Name] = {}
+    """Further stream → the stream whose tokenizer reads it as well: two pictures of one kind."""
     encoders: dict[Name, WeightedEntry] = {}
     passes: dict[Name, Pass] = {}
     """Stream → pass. Default: every stream alone through `shared`."""

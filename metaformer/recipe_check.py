@@ -14,12 +14,11 @@ from typing import Any
 from metaformer.discovery import canonical
 from metaformer.errors import PluginError, Problem
 from metaformer.faults import dotted
+from metaformer.recipe_data import Data, components, list_of, mapping, metric_name, objectives
 from metaformer.registry import Registry
 from metaformer.schema import SHAPES, knob_problems, taken_knobs
 from metaformer.spelling import suggest
 from metaformer.yamlfile import Key
-
-Data = Mapping[str, Any]
 
 DEEPSPEED_KEYS: Mapping[str, str] = {
     "train_batch_size": "batch_size",
@@ -68,48 +67,6 @@ DEEPSPEED_IDLE: Mapping[str, str] = {
 """DeepSpeed settings that would do nothing, or something else than they say, and why."""
 
 
-def components(data: Data) -> Iterator[tuple[str, Key, Data]]:
-    """Every component entry of a recipe: kind, path, entry. Metrics written as a word come as entries too."""
-    for kind in ("tokenizer", "encoder", "bridge", "head"):
-        for name, entry in mapping(data, f"{kind}s").items():
-            yield kind, (f"{kind}s", name), entry
-    for task in mapping(data, "tasks"):
-        here: Key = ("tasks", task)
-        for which, entry in mapping(data, *here, "data").items():
-            if which in ("train", "valid") and entry is not None:
-                yield "dataset", (*here, "data", which), entry
-        objective = mapping(data, *here).get("objective")
-        if isinstance(objective, list):
-            yield from (("objective", (*here, "objective", i), entry) for i, entry in enumerate(objective))
-        elif objective is not None:
-            yield "objective", (*here, "objective"), objective
-        for i, metric in enumerate(_list(mapping(data, *here).get("metrics"))):
-            yield "metric", (*here, "metrics", i), metric_data(metric) if isinstance(metric, str) else metric
-
-
-def metric_data(word: str) -> dict[str, Any]:
-    """A metric written as a word: `accuracy@5` is `{use: accuracy, top_k: 5}`."""
-    match = re.fullmatch(r"(.+)@(\d{1,9})", word)
-    return {"use": match[1], "top_k": int(match[2])} if match else {"use": word}
-
-
-def metric_name(item: Any) -> str:
-    """What a metric is called in results: as written where it is a word."""
-    if not isinstance(item, Mapping):
-        return str(item)
-    name = str(item.get("use")).rpartition(":")[2]
-    name += f"@{item['top_k']}" if "top_k" in item else ""
-    return f"{name}/{item['head']}" if item.get("head") else name
-
-
-def mapping(data: Data, *path: str | int) -> Mapping[str, Any]:
-    """The mapping at a path; empty where there is none or something else."""
-    here: Any = data
-    for part in path:
-        here = here.get(part) if isinstance(here, Mapping) else None
-    return here if isinstance(here, Mapping) else {}
-
-
 def structure_problems(data: Data, registry: Registry, partial: bool = False) -> list[Problem]:
     """What can be said without importing a component. `partial`: what is not installed is no fault."""
     installed = [] if partial else [*_requirements(data, registry), *_uses(data, registry)]
@@ -121,6 +78,7 @@ def structure_problems(data: Data, registry: Registry, partial: bool = False) ->
         *_engine(data),
         *_observe(data),
         *_batch(data),
+        *_data(data),
         *_best(data),
         *_controls(data),
     ]
@@ -148,14 +106,10 @@ def component_problems(data: Data, registry: Registry) -> list[Problem]:
     return found
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _requirements(data: Data, registry: Registry) -> Iterator[Problem]:
     absent = {canonical(other.distribution): (state, other) for state, others in
               (("blocked", registry.disabled), ("broken", registry.broken)) for other in others}  # fmt: skip
-    for i, name in enumerate(_list(data.get("requires"))):
+    for i, name in enumerate(list_of(data.get("requires"))):
         path = f"requires.{i}"
         if not isinstance(name, str):
             continue
@@ -178,7 +132,7 @@ def _installed(name: str) -> bool:
 
 
 def _uses(data: Data, registry: Registry) -> Iterator[Problem]:
-    wanted = [name for name in _list(data.get("requires")) if isinstance(name, str)]
+    wanted = [name for name in list_of(data.get("requires")) if isinstance(name, str)]
     missing = [name for name in wanted if re.fullmatch(r"[\w.-]+", name) and not _installed(name)]
     for kind, path, entry in components(data):
         name = entry.get("use") if isinstance(entry, Mapping) else None
@@ -197,13 +151,19 @@ def _uses(data: Data, registry: Registry) -> Iterator[Problem]:
 
 
 def _streams(data: Data) -> Iterator[Problem]:
-    tokenizers, passes = mapping(data, "tokenizers"), mapping(data, "passes")
+    tokenizers, passes = dict(mapping(data, "tokenizers")), mapping(data, "passes")
+    for name, like in mapping(data, "streams").items():
+        if name in tokenizers:
+            yield Problem(f"streams.{name}", f"there already is a stream '{name}'", "give the new stream its own name")
+        else:
+            yield from _stream(("streams", name), like, mapping(data, "tokenizers"))
+    tokenizers |= mapping(data, "streams")
     for name, entry in passes.items():
         reads = entry.get("reads") if isinstance(entry, Mapping) else None
         if reads is None and name not in tokenizers:
             do = f"give it `reads:`, or the name of a tokenizer; {suggest(name, tokenizers)}"
             yield Problem(f"passes.{name}", f"no tokenizer makes a stream '{name}'", do)
-        for i, stream in enumerate(_list(reads)):
+        for i, stream in enumerate(list_of(reads)):
             yield from _stream(("passes", name, "reads", i), stream, tokenizers)
     known = dict.fromkeys([*tokenizers, *passes])
     bridges = mapping(data, "bridges")
@@ -234,23 +194,26 @@ def _encoders(data: Data) -> Iterator[Problem]:
     for name, entry in passes.items():
         if not isinstance(entry, Mapping):
             continue
-        named.update(s for s in _list(entry.get("reads", [name])) if isinstance(s, str))
+        named.update(s for s in list_of(entry.get("reads", [name])) if isinstance(s, str))
         encoder = entry.get("encoder", "shared")
         if isinstance(encoder, str) and encoder not in encoders:
             at = f"passes.{name}.encoder" if "encoder" in entry else f"passes.{name}"
             yield Problem(at, f"there is no encoder '{encoder}'", suggest(encoder, encoders, "add it under `encoders`"))
-    alone = [stream for stream in mapping(data, "tokenizers") if stream not in named]
+    streams = [*mapping(data, "tokenizers"), *mapping(data, "streams")]
+    alone = [stream for stream in streams if stream not in named]
     if alone and "shared" not in encoders:
-        streams = ", ".join(f"'{stream}'" for stream in alone)
+        told = ", ".join(f"'{stream}'" for stream in alone)
         do = f"add `encoders: {{shared: ...}}`, or `passes: {{{alone[0]}: {{encoder: NAME or null}}}}`"
-        yield Problem("encoders", f"there is no encoder 'shared', which {streams} would pass through by default", do)
+        yield Problem("encoders", f"there is no encoder 'shared', which {told} would pass through by default", do)
 
 
 def _heads(data: Data) -> Iterator[Problem]:
     heads = mapping(data, "heads")
     for kind, path, entry in components(data):
         head = entry.get("head") if isinstance(entry, Mapping) else None
-        if kind in ("objective", "metric") and isinstance(head, str) and head not in heads:
+        # What objectives judge by themselves goes by their own name, where it has no head's.
+        own = objectives(data, path[1]) if kind == "metric" else ()
+        if kind in ("objective", "metric") and isinstance(head, str) and head not in (*heads, *own):
             yield Problem(dotted((*path, "head")), f"there is no head '{head}'", suggest(head, heads))
 
 
@@ -333,6 +296,17 @@ def _batch(data: Data) -> Iterator[Problem]:
         yield Problem("batch_size", found, f"write {max(batch // product, 1) * product}, or change {words}")
 
 
+def _data(data: Data) -> Iterator[Problem]:
+    tasks = mapping(data, "tasks")
+    idle = [task for task in tasks if mapping(data, "tasks", task).get("data") is not None
+            and not any(mapping(data, "tasks", task, "data").get(which) for which in ("train", "valid"))]  # fmt: skip
+    for task in idle:
+        yield Problem(f"tasks.{task}.data", "neither `train` nor `valid` data", "give it one of them, or both")
+    data_of = [mapping(data, "tasks", task).get("data") for task in tasks]
+    if data_of and not idle and all(isinstance(d, Mapping) and not d.get("train") for d in data_of):
+        yield Problem("tasks", "no task has data to train on", "give one of them `data.train`")
+
+
 def _best(data: Data) -> Iterator[Problem]:
     metric = mapping(data, "best").get("metric")
     if not isinstance(metric, str):
@@ -340,7 +314,7 @@ def _best(data: Data) -> Iterator[Problem]:
     task, slash, name = metric.partition("/")
     tasks = mapping(data, "tasks")
     names = {
-        key: [*(metric_name(m) for m in _list(mapping(data, "tasks", key).get("metrics"))), "loss"] for key in tasks
+        key: [*(metric_name(m) for m in list_of(mapping(data, "tasks", key).get("metrics"))), "loss"] for key in tasks
     }
     if not slash or task not in tasks or name not in names[task]:
         choice = [f"{key}/{inner}" for key, inners in names.items() for inner in inners]
@@ -352,7 +326,7 @@ def _best(data: Data) -> Iterator[Problem]:
 
 
 def _controls(data: Data) -> Iterator[Problem]:
-    control, controls = data.get("control"), _list(data.get("controls"))
+    control, controls = data.get("control"), list_of(data.get("controls"))
     if (control or controls) and not mapping(data, "encoders"):
         at = "control" if control else "controls"
         yield Problem(at, "controls replace the encoder, and there is none", f"remove `{at}`, or add an encoder")

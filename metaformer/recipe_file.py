@@ -13,14 +13,8 @@ from metaformer.errors import PluginError, Problem, RecipeError
 from metaformer.faults import dotted, explain, known_keys, takes_keys, validated
 from metaformer.plaintext import printable
 from metaformer.recipe import Engine, MetricEntry, Recipe
-from metaformer.recipe_check import (
-    component_problems,
-    mapping,
-    metric_data,
-    offload_problems,
-    output_problems,
-    structure_problems,
-)
+from metaformer.recipe_check import component_problems, offload_problems, output_problems, structure_problems
+from metaformer.recipe_data import mapping, metric_data
 from metaformer.registry import Registry, registry
 from metaformer.spelling import suggest
 from metaformer.yamlfile import Key, parse_value, read_yaml, write_yaml

@@ -24,6 +24,8 @@ def remaining(run: Run) -> tuple[Run, tuple[str, ...]]:
         *(name for name, entry in recipe.bridges.items() if not _there("bridge", entry)),
         *(name for name, entry in recipe.heads.items() if not _there("head", entry)),
     }
+    streams |= {name for name, like in recipe.streams.items() if like in streams}
+    gone |= streams
     passes, reads = {}, {}
     for name, route in recipe.passes.items():
         reads[name] = tuple(stream for stream in route.reads or (name,) if stream not in streams)
@@ -38,8 +40,8 @@ def remaining(run: Run) -> tuple[Run, tuple[str, ...]]:
     tasks = {name for name, task in recipe.tasks.items() if not _possible(task, gone)}
     if not gone and not tasks:
         return run, ()
-    if streams == set(recipe.tokenizers):
-        missing = ", ".join(sorted({recipe.tokenizers[name].use for name in streams}))
+    if streams >= recipe.tokenizers.keys():
+        missing = ", ".join(sorted({entry.use for entry in recipe.tokenizers.values()}))
         raise PluginError(f"use {run.path}", f"no installed plugin offers its tokenizers ({missing})", "install them")
 
     def left(entries: Mapping[str, Any], without: set[str]) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def remaining(run: Run) -> tuple[Run, tuple[str, ...]]:
 
     changes = {
         "tokenizers": left(recipe.tokenizers, gone),
+        "streams": left(recipe.streams, gone),
         "passes": left(passes, gone),
         "bridges": left(recipe.bridges, gone),
         "heads": left(recipe.heads, gone),
@@ -56,7 +59,8 @@ def remaining(run: Run) -> tuple[Run, tuple[str, ...]]:
         "requires": (),
     }
     parts = [
-        *(f"tokenizers.{name}" for name in sorted(streams)),
+        *(f"tokenizers.{name}" for name in sorted(streams & recipe.tokenizers.keys())),
+        *(f"passes.{name}" for name in sorted(gone & recipe.passes.keys()) if recipe.passes[name].types),
         *(f"bridges.{name}" for name in sorted(gone & recipe.bridges.keys())),
         *(f"heads.{name}" for name in sorted(gone & recipe.heads.keys())),
         *(f"objectives.{name}" for name in sorted(tasks)),

@@ -20,7 +20,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from metaformer import recipe
 from metaformer.errors import PluginError, Problem, RecipeError
 from metaformer.faults import choices, explain, validated
-from metaformer.recipe import BridgeEntry, Entry, HeadEntry, MetricEntry, Recipe, WeightedEntry
+from metaformer.recipe import BridgeEntry, Entry, HeadEntry, MetricEntry, ObjectiveEntry, Recipe, WeightedEntry
 from metaformer.spelling import suggest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SHAPES: Mapping[str, type[Entry]] = {
     "encoder": WeightedEntry,
     "bridge": BridgeEntry,
     "head": HeadEntry,
-    "objective": Entry,
+    "objective": ObjectiveEntry,
     "metric": MetricEntry,
     "dataset": Entry,
 }

@@ -138,7 +138,7 @@ class Session:
             self.batches.close()
         loader, place = self.recipe.loader, self.place
         self.batches = BatchStream(
-            {task: spec.train for task, spec in self.data.items()},
+            {task: spec.train for task, spec in self.data.items() if spec.train},
             self.order.rank_stream(self.progress.position, place.rank, place.world),
             workers=loader.workers,
             prefetch=loader.prefetch,

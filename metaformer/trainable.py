@@ -19,7 +19,7 @@ from metaformer.errors import FreezeError, Problem, RecipeError
 from metaformer.layers.lora import LoraLinear
 from metaformer.recipe import Group, Lora
 
-_AROUND = ("tokenizers.*", "bridges.*", "heads.*", "objectives.*")
+_AROUND = ("tokenizers.*", "passes.*", "bridges.*", "heads.*", "objectives.*")
 """Everything but the encoders."""
 
 PRESETS: dict[str, str] = {

@@ -33,6 +33,15 @@ class Dense(NamedTuple):
     """What the tokenizer knows of each place alone."""
 
 
+class Part(NamedTuple):
+    """One of the streams that a joint pass has put into one sequence."""
+
+    modality: str
+    length: int
+    num_prefix: int = 0
+    grid: tuple[int, ...] | None = None
+
+
 class TokenBatch(NamedTuple):
     """Tokens of one stream. A named tuple, because DeepSpeed's ZeRO-3 hooks look for tensors inside tuples only."""
 
@@ -54,6 +63,15 @@ class TokenBatch(NamedTuple):
     """Places between and beside the tokens, for heads that predict for each of them."""
     units: tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]] | None = None
     """Mean and deviation that were taken out of each channel of a sample: forecasts are put back into them."""
+    joined: tuple[Part, ...] = ()
+    """The parts of a joint sequence, in order; empty where there is one stream only."""
+    expert: str = ""
+    """What a pass asks for by `expert:`: the expert that an encoder with experts takes in its top layers."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the sequence is made of: its joined parts, or itself as the only one."""
+        return self.joined or (Part(self.modality, self.x.shape[1], self.num_prefix, self.grid),)
 
     @property
     def present(self) -> Bool[Tensor, B]:
@@ -68,11 +86,30 @@ class TokenBatch(NamedTuple):
 class Target(NamedTuple):
     """What an objective needs from a sample under one key."""
 
-    kind: Literal["class", "classes", "multilabel", "values"]
-    """`class`: one index per sample [B]; `classes`: one per token or place [B N]; `multilabel`: 0/1 [B C];
-    `values`: numbers [B C]. Missing is -100 for indices and NaN for numbers and multilabels."""
+    kind: Literal["class", "classes", "multilabel", "scores", "values", "identity"]
+    """`class`: one index per sample [B]; `classes`: one per token or place [B N]; `multilabel`: 0/1 [B C]; `scores`:
+    0 to 1 [B C]; `values`: numbers [B C]; `identity`: which samples are the same thing, a number made of any text or
+    whole number [B]. Missing is -100 for indices, -1 for identities and NaN elsewhere."""
     size: int
-    """Number of classes or of values."""
+    """Number of classes or of values; 1 for identities."""
+
+
+class Readout(NamedTuple):
+    """A prediction that an objective makes and judges by itself, such as the words it has hidden."""
+
+    target: Target
+    predicts: Literal["class", "classes", "values"]
+    """As of a head; `classes` arrive as rows of their own."""
+
+    @property
+    def size(self) -> int:
+        """Number of classes or of values."""
+        return self.target.size
+
+    @property
+    def unit(self) -> float:
+        """As of a head."""
+        return 1.0
 
 
 class Prediction(NamedTuple):
@@ -87,6 +124,9 @@ class Prediction(NamedTuple):
 IGNORE = -100
 """Class index of a missing target, as in `torch.nn.functional.cross_entropy`."""
 
+UNKNOWN = -1
+"""Identity of a sample that does not say what it is: it is like no other."""
+
 
 @dataclass(frozen=True)
 class BadSample:
@@ -98,6 +138,20 @@ class BadSample:
     epoch: int
     error: str
     """The DataError's text."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How a batch comes out of another one, whose passes it then shares: an objective that hides words, or puts a
+    picture beside another one's caption, pays for what that changes and no more."""
+
+    origin: Batch
+    changed: frozenset[str] = frozenset()
+    """Streams with other contents, which are in the batch's own `streams`."""
+    rows: Mapping[str, Int[Tensor, N]] = field(default_factory=dict)
+    """Stream → which rows of the origin's it takes. Streams with one and the same tensor move together."""
+    everywhere: bool = False
+    """The rows are counted over all ranks' batches, one after the other."""
 
 
 @dataclass
@@ -116,6 +170,8 @@ class Batch:
     """Loss name → what it weighs in its step, beside those of the other micro-batches; 1 where nothing is said."""
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Results of passes already made over this very batch; several objectives of a task share them."""
+    view: View | None = field(default=None, repr=False)
+    """Where this batch is another one looked at differently."""
 
     def __len__(self) -> int:
         return len(self.ids)

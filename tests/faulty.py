@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FAULTS = ROOT / "tests/faults"
 SMALL = FAULTS / "small.yaml"
+PAIRS = FAULTS / "pairs.yaml"
 BIN = Path(sys.executable).parent
 
 

@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from typer.main import get_command
 
 from metaformer import build, cli, errors, recipe
+from metaformer.assemble import assemble
 from metaformer.data.order import Address
 from metaformer.discovery import check_hooks, new_manager
 from metaformer.hookspecs import Component, Hooks, hookimpl
@@ -150,7 +151,7 @@ OWN = re.findall(r"^```yaml\n(.*?)^```$", section(README, "Your own data"), re.D
 def test_own_data_is_read_as_the_readme_says(fragment, own_data, tmp_path, monkeypatch):
     monkeypatch.chdir(own_data)
     recipe_ = whole(fragment, tmp_path).recipe
-    model = build.assemble(recipe_)
+    model = assemble(recipe_)
     for task, spec in build.open_data(recipe_, model, tmp_path).items():
         build.fit_tokenizers(model, {task: spec})
         for reader in (spec.train, spec.valid):

@@ -304,7 +304,7 @@ def test_errors_come_in_the_order_of_the_file_and_once(write):
 
 
 def test_a_head_cannot_read_what_goes_into_a_joint_pass_only(tmp_path):
-    from metaformer.build import assemble
+    from metaformer.assemble import assemble
     from metaformer.recipe import Recipe
 
     tokenizer = {"use": "image", "image_size": 8, "patch_size": 4}

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -17,7 +18,7 @@ from tests.selected import selected, thorough
 ALL = (*CASES, *TEACHERS, *PRECISION)
 USUAL = {
     *("zero0_lora_x3", "zero1_frozen_x1", "zero2_tuned_x3", "zero3_frozen_x1"),
-    *("teacher_zero0", "teacher_zero3", "fp16_zero1"),
+    *("teacher_zero0", "teacher_zero2", "teacher_zero3", "fp16_zero1"),
 }
 """Every stage, everything that is trained, both numbers of passes; teachers; a loss scale."""
 assert set(ALL) >= USUAL
@@ -77,23 +78,53 @@ def test_frozen_stays_frozen_and_stays_out_of_the_checkpoint(runs, case):
     assert engine < 4 * trained + 400_000 < 4 * every + 400_000
 
 
+TEACHER, QUEUE = "teacher.twin.", "objectives.pairs.0."
+"""Names of a teacher's weights and of a queue's buffers."""
+
+
 @pytest.mark.parametrize("case", thorough(TEACHERS, USUAL))
 def test_teacher_queue_and_pointer_survive(runs, case):
     output, _ = runs
     ours, theirs = (weights(path(output, part, case)) for part in ("parts", "straight"))
-    state = [name for name in theirs if name.split(".")[-1] in ("teacher", "queue", "pointer")]
-    assert len(state) == 3
-    assert int(theirs[next(name for name in state if name.endswith("pointer"))]) == 20 % 8
-    assert float(theirs[next(name for name in state if name.endswith("queue"))].abs().sum()) > 0
+    state = [name for name in theirs if name.startswith((TEACHER, QUEUE)) and not name.endswith("temperature")]
+    assert {"teacher.twin.heads.words.linear.weight", f"{QUEUE}queue_one", f"{QUEUE}pointer"} <= set(state)
+    assert int(theirs[f"{QUEUE}updates"]) == 20
     assert all(ours[name].equal(theirs[name]) for name in state)
+
+
+@pytest.mark.parametrize("case", thorough(TEACHERS, USUAL))
+def test_teacher_queue_and_pointer_are_those_of_a_straightforward_loop(runs, case):
+    output, _ = runs
+    saved = weights(path(output, "straight", case))
+    first, snapshots, embedded = torch.load(output / f"straight/{case}.pt")
+    assert len(snapshots) == len(embedded) == 20
+    assert sum(len(one) for one, _ in embedded) == 160
+    # A queue of 20 places, eight rows at a time: the third write goes over its end.
+    queues, pointer = [torch.zeros(20, 8), torch.zeros(20, 8)], 0
+    for passed in embedded:
+        for rows in zip(*passed, strict=True):
+            for queue, row in zip(queues, rows, strict=True):
+                queue[pointer] = row
+            pointer = (pointer + 1) % 20
+    assert int(saved[f"{QUEUE}pointer"]) == pointer
+    assert saved[f"{QUEUE}queue_one"].equal(queues[0])
+    assert saved[f"{QUEUE}queue_other"].equal(queues[1])
+    for name, last in snapshots[-1].items():
+        teacher = first[name]
+        for snapshot in snapshots:
+            teacher = teacher.mul(0.9).add(snapshot[name], alpha=1 - 0.9)
+        assert saved[f"{TEACHER}{name}"].equal(teacher), name
+        assert not last.equal(teacher) or last.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("case", thorough([*TEACHERS][1:], USUAL))
 def test_teachers_are_the_same_at_every_stage(runs, case):
     output, _ = runs
     first, other = (weights(path(output, "straight", which)) for which in ("teacher_zero0", case))
-    name = "objectives.signs.1.teacher"
-    assert other[name].allclose(first[name], atol=1e-5)
+    for name in (name for name in first if name.startswith(TEACHER)):
+        # Keys' biases have no gradient but for rounding, which Adam makes steps of.
+        if not name.endswith("qkv.bias"):
+            assert other[name].allclose(first[name], atol=1e-4), name
 
 
 @pytest.mark.parametrize("case", thorough(PRECISION, USUAL))

@@ -167,18 +167,18 @@ def test_contrast_is_clips_loss_over_samples_that_have_both():
     scores = a @ b.T / 0.07
     goal = torch.arange(B)
     expected = (F.cross_entropy(scores, goal) + F.cross_entropy(scores.T, goal)) / 2
-    torch.testing.assert_close(objective(here, data)["contrast"], expected)
-    assert objective.count(here, data) == {"contrast": B}
+    torch.testing.assert_close(objective(here, data)["contrast_a_b"], expected)
+    assert objective.count(here, data) == {"contrast_a_b": B}
     data.present["rows"][2] = False
     data.memo.clear()
     some = torch.tensor([0, 1, 3])
     scores = scores[some][:, some]
     expected = (F.cross_entropy(scores, goal[:3]) + F.cross_entropy(scores.T, goal[:3])) / 2
-    torch.testing.assert_close(objective(here, data)["contrast"], expected)
+    torch.testing.assert_close(objective(here, data)["contrast_a_b"], expected)
     with torch.no_grad():
-        objective.log_scale.fill_(50.0)
-    assert objective(here, data)["contrast"].isfinite()
-    assert math.isclose(objective.log_scale.clamp(max=math.log(100)).exp().item(), 100, rel_tol=1e-5)
+        objective.temperature.fill_(50.0)
+    assert objective(here, data)["contrast_a_b"].isfinite()
+    assert math.isclose(objective.scale().item(), 100, rel_tol=1e-5)
 
 
 def test_contrast_needs_embeddings_of_one_size():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor
 
 from metaformer.errors import DataError
-from metaformer.types import IGNORE, Target
+from metaformer.types import IGNORE, UNKNOWN, Target
 
 
 def missing(target: Target) -> Tensor:
     """The tensor of a missing target, without batch axis."""
     if target.kind == "class":
         return torch.tensor(IGNORE)
+    if target.kind == "identity":
+        return torch.tensor(UNKNOWN)
     if target.kind == "classes":
         return torch.full((1,), IGNORE)
     return torch.full((target.size,), math.nan)
@@ -29,10 +32,18 @@ def encode_target(name: str, target: Target, value: Any, classes: Sequence[str] 
         return missing(target)
     if target.kind == "class":
         return torch.tensor(_index(name, target, value, classes))
+    if target.kind == "identity":
+        return torch.tensor(_identity(name, value))
     if target.kind == "classes":
         return torch.tensor([_index(name, target, v, classes) for v in _sequence(name, value)])
     if target.kind == "multilabel":
         return _multilabel(name, target, value, classes)
+    if target.kind == "scores":
+        out = _values(name, target, value)
+        wrong = out[(out < 0) | (out > 1)]
+        if len(wrong):
+            raise DataError(f"target {name!r} needs numbers from 0 to 1", f"{wrong[0].item():g}")
+        return out
     return _values(name, target, value)
 
 
@@ -44,6 +55,15 @@ def stack_targets(target: Target, values: Sequence[Tensor]) -> Tensor:
     for row, value in zip(out, values, strict=True):
         row[: len(value)] = value
     return out
+
+
+def _identity(name: str, value: Any) -> int:
+    """A whole number as it is; a number of 63 bits out of a text, the same in every process."""
+    if isinstance(value, str):
+        return int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "little") >> 1
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
+        return int(value)
+    raise DataError(f"target {name!r} needs a text or a whole number that says what the sample is", repr(value))
 
 
 def _index(name: str, target: Target, value: Any, classes: Sequence[str] | None) -> int:

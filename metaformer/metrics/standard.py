@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from metaformer.base import Head, Metric
+from metaformer.errors import MetaformerError
 from metaformer.types import Target
 
 if TYPE_CHECKING:
@@ -120,6 +121,31 @@ class IoU(TorchMetric):
 
     def __init__(self, head: Head) -> None:
         super().__init__(_torchmetrics("MulticlassJaccardIndex", head.size, average="macro"))
+
+
+class Score(Metric):
+    """Mean of what the target gives the likeliest class, 0 to 1: the accuracy of VQA v2, whose answers score by how
+    many people gave them. Ranks are joined by their sums."""
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, target: Target) -> None:
+        if target.kind not in ("scores", "multilabel"):
+            do = "use an objective with scores, or metric accuracy"
+            raise MetaformerError("metric score", f"a target of kind {target.kind!r}", do)
+        self.total = torch.zeros(2, dtype=torch.float64)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        won = target.gather(1, prediction.argmax(dim=1, keepdim=True)).nan_to_num()
+        self.total += torch.tensor([float(won.sum()), float(len(won))], dtype=torch.float64)
+
+    def compute(self) -> float:
+        total = self.total.clone()
+        if torch.distributed.is_initialized():
+            every: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(every, total)
+            total = torch.stack(every).sum(dim=0)
+        return float(total[0] / total[1])
 
 
 class _Regression(TorchMetric):

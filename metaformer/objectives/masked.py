@@ -8,7 +8,7 @@ Ours differs: for every modality whose tokenizer says what its tokens are made o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metaformer.base import Objective, Tokenizer
+from metaformer.base import Objective
 from metaformer.errors import MetaformerError
 from metaformer.layers.init import init_transformer
 from metaformer.types import Batch, TokenBatch
@@ -66,7 +66,7 @@ class MaskedPatches(Objective):
 
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
         tokens = model.tokens(batch, self.stream)
-        tokenizer = cast(Tokenizer, model.tokenizers[self.stream])
+        tokenizer = model.tokenizer(self.stream)
         n = tokens.num_prefix
         hide = self._draw(tokens.mask[:, n:])
         whole = F.pad(hide, (n, 0), value=False).unsqueeze(-1)

@@ -54,7 +54,7 @@ class Supervised(Objective):
         return {self.head: float((counts & present.view(-1, *[1] * (target.dim() - 1))).sum())}
 
     @abstractmethod
-    def form(self, predicts: str) -> Literal["class", "classes", "multilabel", "values"]:
+    def form(self, predicts: str) -> Literal["class", "classes", "multilabel", "scores", "values"]:
         """Kind of target that goes with what the head predicts."""
 
     @abstractmethod
@@ -92,20 +92,34 @@ class CrossEntropy(Supervised):
 
 
 class BinaryCrossEntropy(Supervised):
-    """Any number of classes at once; each entry of the target is 0, 1 or missing."""
+    """Any number of classes at once; each entry of the target is 0, 1 or missing. With `scores` it may be anything from
+    0 to 1: the answers of VQA v2, by how many people gave them.
+
+    `reduction: sum` adds the classes of a sample up and takes the mean over samples, as is usual for VQA."""
 
     heads = ("class",)
 
-    def __init__(self, heads: Mapping[str, Head], *, head: str, target: str | None = None) -> None:
+    def __init__(
+        self,
+        heads: Mapping[str, Head],
+        *,
+        head: str,
+        target: str | None = None,
+        scores: bool = False,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        self.scores, self.reduction = scores, reduction
         super().__init__(heads, head, target)
 
-    def form(self, predicts: str) -> Literal["multilabel"]:
-        return "multilabel"
+    def form(self, predicts: str) -> Literal["multilabel", "scores"]:
+        return "scores" if self.scores else "multilabel"
 
     def loss(self, value: Tensor, target: Tensor, present: Bool[Tensor, B]) -> Tensor:
         counts = ~target.isnan() & present[:, None]
-        terms = F.binary_cross_entropy_with_logits(value, target.nan_to_num(), reduction="none")
-        return (terms * counts).sum() / counts.sum().clamp(min=1)
+        terms = F.binary_cross_entropy_with_logits(value, target.nan_to_num(), reduction="none") * counts
+        # Classes alike in both: the mean over entries, times how many of them a sample has.
+        factor = target.shape[1] if self.reduction == "sum" else 1
+        return terms.sum() * factor / counts.sum().clamp(min=1)
 
 
 class Regression(Supervised):

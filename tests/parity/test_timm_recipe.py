@@ -7,7 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from metaformer.build import assemble, load_pretrained
+from metaformer.assemble import assemble
+from metaformer.build import load_pretrained
 from metaformer.recipe_file import read_recipe
 from metaformer.types import Batch
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from metaformer_plugin_hyperspectral.tokenizer import HyperspectralTokenizer
 
-from metaformer.build import assemble
+from metaformer.assemble import assemble
 from metaformer.errors import DataError, MetaformerError
 from metaformer.recipe_file import read_recipe
 from metaformer.types import TokenBatch

@@ -146,6 +146,7 @@ class TextTokenizer(Tokenizer):
             )
         self.vocabulary = vocabulary
         words = open_vocabulary(vocabulary)
+        self.num_ids, self.mask_id = words.size, words.mask
         self.preprocess = TextPreprocess(
             words, max_length, class_token, end_token, too_long == "truncate", token_dropout, whole_words
         )
@@ -175,6 +176,9 @@ class TextTokenizer(Tokenizer):
             # After a norm the positions can no longer be taken off again.
             positions=positions if isinstance(self.norm, nn.Identity) else None,
         )
+
+    def word_vectors(self) -> nn.Parameter:
+        return self.embedding.weight
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Word embeddings, positions and norm out of BERT's and CLIP's text models (Hugging Face, open_clip, OpenAI);

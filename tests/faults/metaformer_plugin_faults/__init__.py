@@ -39,6 +39,6 @@ def register_datasets():
 @hookimpl
 def register_objectives():
     return [
-        Component("teacher", "metaformer_plugin_faults.teacher:Teacher", "A momentum teacher and a queue."),
-        Component("cliff", "metaformer_plugin_faults.teacher:Cliff", "A finite loss with a gradient that is not."),
+        Component("witness", "metaformer_plugin_faults.witness:Witness", "Writes down what teachers are made of."),
+        Component("cliff", "metaformer_plugin_faults.cliff:Cliff", "A finite loss with a gradient that is not."),
     ]

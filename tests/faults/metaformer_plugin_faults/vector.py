@@ -49,9 +49,9 @@ class VectorTokenizer(Tokenizer):
 
 
 class Vectors(Dataset):
-    """`size` vectors of 3 to 5 numbers, their sign (a class) and their sum. Faults are told by index: `bad` cannot be
-    read, `nan` are not finite, `huge` are fifty times too large, `slow` take `seconds`, `kill` end the process that
-    reads them, `hold` wait until a file appears; `log` names a folder in which each read leaves its mark."""
+    """`size` vectors of 3 to 5 numbers, their sign (a class), their sum, and both as a text. Faults are told by index:
+    `bad` cannot be read, `nan` are not finite, `huge` are fifty times too large, `slow` take `seconds`, `kill` end the
+    process that reads them, `hold` wait until a file appears; `log` names a folder in which each read leaves its mark."""
 
     classes = {"sign": ["minus", "plus"]}
 
@@ -99,7 +99,7 @@ class Vectors(Dataset):
             values = [float("nan")] * len(row)
         elif index in self.huge:
             total *= 50.0
-        return {"vector": values, "sign": sign, "total": total}
+        return {"vector": values, "sign": sign, "total": total, "words": f"{sign} {abs(total):.1f}"}
 
     def fingerprint(self) -> str:
         return f"vectors:{len(self)}"

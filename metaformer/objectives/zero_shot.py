@@ -1,0 +1,90 @@
+"""Zero-shot classification: the class whose description is nearest, without ever having been trained on the classes.
+
+Source: CLIP (arXiv 2103.00020): the embeddings of a class's prompts are averaged and brought to unit length again.
+Ours differs: the described side may be any modality, and so may the task's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from metaformer.base import Head, Objective, Whole
+from metaformer.errors import MetaformerError
+from metaformer.types import IGNORE, Batch, Readout, Target
+
+if TYPE_CHECKING:
+    from metaformer.model import MetaFormer
+
+
+class ZeroShot(Objective):
+    """An embedding against those of sentences about each class; metrics judge it as `head: zero_shot`.
+
+    between: the head of what is classified, and the head of the text.
+    classes: how the classes are called, in the order of the data set's. templates: sentences with `{}` for the name.
+    A task with `data.valid` only is evaluated and trains nothing; with `data.train` both towers learn.
+    """
+
+    def __init__(
+        self,
+        heads: Mapping[str, Head],
+        *,
+        between: tuple[str, str],
+        target: str,
+        classes: Annotated[tuple[str, ...], Field(min_length=2)],
+        templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {}.",),
+        temperature: Annotated[float, Field(gt=0)] = 0.01,
+    ) -> None:
+        super().__init__()
+        for name in between:
+            if name not in heads or heads[name].predicts != "embedding":
+                raise MetaformerError(f"objective zero_shot compares {name!r}", "no head of embeddings", "name two")
+        wrong = [t for t in templates if "{}" not in t]
+        if wrong:
+            raise MetaformerError("templates of zero_shot", f"no {{}} in {wrong[0]!r}", "put {} where the name goes")
+        self.between, self.target, self.temperature = between, target, temperature
+        self.prompts = [template.replace("{}", name) for name in classes for template in templates]
+        self.num_templates = len(templates)
+        self.uses = (between[0],)
+        form = Target("class", len(classes))
+        self.targets = {target: form}
+        self.judged = {"zero_shot": Readout(form, "class")}
+        self._known: Tensor | None = None
+
+    def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
+        said = model.predict(batch, self.between[0])
+        right = batch.targets[self.target].masked_fill(~said.present, IGNORE)
+        with torch.autocast(right.device.type, enabled=False):
+            logits = said.value.float() @ self.classes(model, right.device).T / self.temperature
+        counts = right != IGNORE
+        if not self.training:
+            batch.memo["judged", "zero_shot"] = (logits[counts], right[counts])
+        total = F.cross_entropy(logits, right, ignore_index=IGNORE, reduction="sum")
+        return {"zero_shot": total / counts.sum().clamp(min=1)}
+
+    def classes(self, model: MetaFormer, device: torch.device) -> Float[Tensor, "C E"]:
+        """An embedding per class; in evaluation made once."""
+        if self._known is not None and not self.training:
+            return self._known
+        (stream,) = model.sources(self.between[1])
+        preprocess = model.tokenizer(stream).preprocess
+        raw = preprocess.collate([preprocess(prompt, False) for prompt in self.prompts])
+        here = torch.ones(len(self.prompts), dtype=torch.bool)
+        batch = Batch("zero_shot", {stream: raw}, {stream: here}, {}, self.prompts).to(device)
+        each = model.predict(batch, self.between[1]).value.float()
+        found = F.normalize(each.view(-1, self.num_templates, each.shape[1]).mean(dim=1), dim=1)
+        self._known = None if self.training else found
+        return found
+
+    def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:
+        present = torch.stack([batch.present[s] for s in model.sources(self.between[0])]).any(dim=0)
+        return {"zero_shot": float(((batch.targets[self.target] != IGNORE) & present).sum())}
+
+    def updated(self, model: MetaFormer, whole: Whole) -> None:
+        self._known = None
