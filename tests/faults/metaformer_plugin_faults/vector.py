@@ -51,7 +51,7 @@ class VectorTokenizer(Tokenizer):
 class Vectors(Dataset):
     """`size` vectors of 3 to 5 numbers, their sign (a class), their sum, and both as a text. Faults are told by index:
     `bad` cannot be read, `nan` are not finite, `huge` are fifty times too large, `slow` take `seconds`, `kill` end the
-    process that reads them, `hold` wait until a file appears; `log` names a folder in which each read leaves its mark."""
+    process that reads them, `hold` wait until a file appears; `log` names a folder in which each read leaves a mark."""
 
     classes = {"sign": ["minus", "plus"]}
 
