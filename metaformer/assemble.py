@@ -129,7 +129,7 @@ class _Builder:
         for task, spec in recipe.tasks.items():
             objectives = [self.objective(task, spec, i, wired | {"heads": heads}) for i in range(len(spec.objectives))]
             if not self.problems:
-                model.add_objectives(task, objectives)
+                model.add_objectives(task, cast(list[Objective], objectives))
         return None if self.problems else model
 
     def passes(
@@ -145,9 +145,11 @@ class _Builder:
                 self.problems.append(Problem(f"passes.{name}.weights", "a pass has weights with `types: true` only"))
         return out
 
-    def objective(self, task: str, spec: Task, index: int, wired: Mapping[str, Any]) -> Objective:
+    def objective(self, task: str, spec: Task, index: int, wired: Mapping[str, Any]) -> Objective | None:
         entry = spec.objectives[index]
-        made: Objective = self.make("objective", objective_path(task, spec, index), entry, {**wired, "task": task})
+        made: Objective | None = self.make(
+            "objective", objective_path(task, spec, index), entry, {**wired, "task": task}
+        )
         if made is not None:
             made.weight = entry.weight
         return made

@@ -195,6 +195,23 @@ def embed(
 
 
 @app.command()
+def retrieve(
+    run: Run,
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="Where several tasks have pairs.")] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="HEAD", help="A matching head that reads queries and candidates jointly.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, metavar="N", help="How many to re-rank for each query.")] = 16,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers here as JSON too.")] = None,
+    checkpoint: Which = Checkpoint.best,
+) -> None:
+    """Retrieve both ways over a trained run's validation data: recall and median rank, re-ranked if asked."""
+    from metaformer.retrieve import retrieve_command
+
+    retrieve_command(run, task, rerank, candidates, output, checkpoint.value)
+
+
+@app.command()
 def study(
     recipe: Recipe,
     sets: Sets,

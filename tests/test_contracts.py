@@ -122,7 +122,19 @@ def test_rooms_know_only_what_is_below_them(name):
 
 
 ONLY_FOR = {
-    "build": {"evaluate", "inspect", "ladder", "loop", "predict", "prepare", "recipe_file", "session", "train"},
+    "build": {
+        "evaluate",
+        "inspect",
+        "ladder",
+        "loop",
+        "predict",
+        "prepare",
+        "recipe_file",
+        "retrieve",
+        "session",
+        "train",
+    },
+    "assemble": {"build", "evaluate", "inspect", "ladder", "prepare"},
     "cli": {"__main__"},
     "commands": {"cli", "commands", "doctor"},
     "testing": {"commands", "conformance", "testing"},

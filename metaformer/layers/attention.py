@@ -184,7 +184,9 @@ def key_mask(mask: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 1 S"] | None:
 class Attention(nn.Module):
     """[B T D] → [B T D]; with `context_dim` keys and values come from a context [B S context_dim].
 
-    Parameters: `qkv` (rows q, k, v) for self-attention, `q` and `kv` for cross-attention, and `proj`.
+    Parameters: `qkv` (rows q, k, v) for self-attention, `q` and `kv` for cross-attention, and `proj`; with `bias_kv`
+    also `bias_k` and `bias_v` [1 1 D], one learned key and value that every query may attend to, as in ImageBind and in
+    `torch.nn.MultiheadAttention(add_bias_kv=True)`.
     """
 
     def __init__(
@@ -194,6 +196,7 @@ class Attention(nn.Module):
         *,
         qkv_bias: bool = True,
         context_dim: int | None = None,
+        bias_kv: bool = False,
         drop: float = 0.0,
     ) -> None:
         super().__init__()
@@ -208,6 +211,8 @@ class Attention(nn.Module):
             self.kv = nn.Linear(context_dim, 2 * dim, bias=qkv_bias)
         self.cross = context_dim is not None
         self.proj = nn.Linear(dim, dim)
+        self.bias_k = nn.Parameter(nn.init.xavier_normal_(torch.empty(1, 1, dim))) if bias_kv else None
+        self.bias_v = nn.Parameter(nn.init.xavier_normal_(torch.empty(1, 1, dim))) if bias_kv else None
 
     def forward(
         self,
@@ -216,15 +221,20 @@ class Attention(nn.Module):
         bias: Float[Tensor, "#B #H #T S"] | None = None,
         context: Float[Tensor, "B S E"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """`context` is required for cross-attention and refused otherwise."""
+        """`context` is required for cross-attention and refused otherwise. `mask` and `bias` are without the column of
+        the learned key."""
         q, k, v = self.project(x, context)
+        if self.bias_k is not None:
+            mask = None if mask is None else F.pad(mask, (0, 1), value=True)
+            bias = None if bias is None else F.pad(bias, (0, 1))
         out = attend(q, k, v, mask, bias, self.drop if self.training else 0.0)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def project(
         self, x: Float[Tensor, "B T D"], context: Float[Tensor, "B S E"] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values per head: what `attention_weights` needs to show where a layer looks."""
+        """Queries, keys and values per head: what `attention_weights` needs to show where a layer looks. A learned key
+        and value come last."""
         if self.cross != (context is not None):
             raise ValueError("context goes with cross-attention, and only with it")
         # Unbound before the heads are moved: so the backward pass joins the three gradients in the layout of the
@@ -234,4 +244,10 @@ class Attention(nn.Module):
         else:
             q = self.q(x).unflatten(-1, (self.num_heads, -1))
             k, v = self.kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        if self.bias_k is not None and self.bias_v is not None:
+            k, v = self._append(k, self.bias_k), self._append(v, self.bias_v)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _append(self, x: Float[Tensor, "B S H K"], learned: Float[Tensor, "1 1 D"]) -> Float[Tensor, "B S1 H K"]:
+        row = learned.to(x.dtype).view(1, 1, self.num_heads, -1).expand(x.shape[0], -1, -1, -1)
+        return torch.cat([x, row], dim=1)

@@ -30,7 +30,12 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """[B T D] → [B T D]. `pre`: x + f(norm x) (ViT); `post`: norm(x + f(x)) (BERT).
 
-    Parameter names are timm's: `norm1, attn.{qkv,proj}, norm2, mlp.{fc1,fc2}`; `gamma1, gamma2` with LayerScale.
+    With `context_dim`, cross-attention to a context [B S context_dim] stands between self-attention and MLP (ALBEF).
+    `drop` is of attention's probabilities and of the MLP's output; post-norm also of what attention gives, as in BERT.
+    `bias_kv` is the self-attention's.
+
+    Parameter names are timm's: `norm1, attn.{qkv,proj}, norm2, mlp.{fc1,fc2}`; `gamma1, gamma2` with LayerScale; and
+    `norm_cross, cross.{q,kv,proj}, gamma_cross`.
     """
 
     def __init__(
@@ -46,24 +51,46 @@ class Block(nn.Module):
         drop: float = 0.0,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
+        context_dim: int | None = None,
+        bias_kv: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, drop=drop)
+        self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, bias_kv=bias_kv, drop=drop)
+        self.norm_cross: nn.LayerNorm | None = None
+        self.cross: Attention | None = None
+        if context_dim is not None:
+            self.norm_cross = nn.LayerNorm(dim, eps=norm_eps)
+            self.cross = Attention(dim, num_heads, qkv_bias=qkv_bias, context_dim=context_dim, drop=drop)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = MLP(dim, int(dim * mlp_ratio), activation=activation, drop=drop)
+        self.drop = nn.Dropout(drop if norm == "post" else 0.0)
         self.drop_path = DropPath(drop_path)
         self.pre = norm == "pre"
         self.gamma1 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
         self.gamma2 = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+        scaled = layer_scale if context_dim is not None else None
+        self.gamma_cross = None if scaled is None else nn.Parameter(torch.full((dim,), scaled))
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
         mask: Bool[Tensor, "#B #H #T T"] | None = None,
         bias: Float[Tensor, "#B #H #T T"] | None = None,
+        context: Float[Tensor, "B S E"] | None = None,
+        context_mask: Bool[Tensor, "#B #H #T S"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = self._residual(x, self.norm1, lambda y: self.attn(y, mask, bias), self.gamma1)
+        """`context` is required with cross-attention and refused without. Tokens that `context_mask` allows nothing
+        pass as if there were no cross-attention."""
+        if (self.cross is None) != (context is None):
+            raise ValueError("context goes with cross-attention, and only with it")
+        x = self._residual(x, self.norm1, lambda y: self.drop(self.attn(y, mask, bias)), self.gamma1)
+        if self.cross is not None and self.norm_cross is not None:
+            cross = self.cross
+            y = self._residual(
+                x, self.norm_cross, lambda y: self.drop(cross(y, context_mask, context=context)), self.gamma_cross
+            )
+            x = y if context_mask is None else torch.where(_some(context_mask), y, x)
         return self._residual(x, self.norm2, self.mlp, self.gamma2)
 
     def _residual(
@@ -74,3 +101,9 @@ class Block(nn.Module):
             y = y * gamma
         x = x + self.drop_path(y)
         return x if self.pre else norm(x)
+
+
+def _some(mask: Bool[Tensor, "B H T S"]) -> Bool[Tensor, "B T 1"]:
+    """Which tokens may attend to anything. Attention to nothing is 0, but the bias and the norm that follow it would
+    still move a token."""
+    return mask.any(dim=3).any(dim=1).unsqueeze(-1)

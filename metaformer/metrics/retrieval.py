@@ -44,7 +44,11 @@ class Retrieval(Metric):
         # A sample that does not say what it is is a thing of its own.
         own = torch.where(identity == UNKNOWN, -2 - torch.arange(len(identity)), identity)
         asks = {"there": [(one, other)], "back": [(other, one)], "both": [(one, other), (other, one)]}
-        return [rank_of_best(*distinct(queries, own), *distinct(keys, own)) for queries, keys in asks[self.direction]]
+        found = []
+        for queries, keys in asks[self.direction]:
+            asking, answering = distinct(queries, own), distinct(keys, own)
+            found.append(rank_of_best(queries[asking], own[asking], keys[answering], own[answering]))
+        return found
 
 
 class Recall(Retrieval):
@@ -93,18 +97,18 @@ SAME = 1e-4
 """Embeddings of unit length nearer than this in every number are one: another batch rounds otherwise."""
 
 
-def distinct(rows: Float[Tensor, "N E"], identity: Int[Tensor, N]) -> tuple[Tensor, Tensor]:
-    """Equal rows of one identity (a picture that stands beside each of its captions) once, in order."""
+def distinct(rows: Float[Tensor, "N E"], identity: Int[Tensor, N]) -> Int[Tensor, M]:
+    """Which rows to look at, in order, so that equal ones of one identity (a picture that stands beside each of its
+    captions) are looked at once."""
     if len(identity) == len(torch.unique(identity)):
-        return rows, identity
+        return torch.arange(len(identity))
     kept: list[int] = []
     mine: dict[int, list[int]] = defaultdict(list)
     for i, who in enumerate(identity.tolist()):
         if all(bool((rows[i] - rows[k]).abs().max() > SAME) for k in mine[who]):
             mine[who].append(i)
             kept.append(i)
-    at = torch.tensor(kept)
-    return rows[at], identity[at]
+    return torch.tensor(kept)
 
 
 def rank_of_best(

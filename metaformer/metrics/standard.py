@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metaformer.base import Head, Metric
 from metaformer.errors import MetaformerError
-from metaformer.types import Target
+from metaformer.types import Readout, Target
 
 if TYPE_CHECKING:
     import torchmetrics
@@ -62,7 +62,7 @@ class Accuracy(TorchMetric):
 
     def __init__(
         self,
-        head: Head,
+        head: Head | Readout,
         target: Target,
         *,
         top_k: Annotated[int, Field(gt=0)] = 1,
@@ -80,7 +80,7 @@ class F1(TorchMetric):
 
     higher_is_better: ClassVar[bool] = True
 
-    def __init__(self, head: Head, target: Target, *, average: Literal["micro", "macro"] = "macro") -> None:
+    def __init__(self, head: Head | Readout, target: Target, *, average: Literal["micro", "macro"] = "macro") -> None:
         if _multilabel(target):
             inner = _torchmetrics("MultilabelF1Score", head.size, average=average, ignore_index=_MISSING)
         else:
@@ -93,7 +93,7 @@ class AUROC(TorchMetric):
 
     higher_is_better: ClassVar[bool] = True
 
-    def __init__(self, head: Head, target: Target) -> None:
+    def __init__(self, head: Head | Readout, target: Target) -> None:
         if _multilabel(target):
             inner = _torchmetrics("MultilabelAUROC", head.size, ignore_index=_MISSING)
         else:
@@ -106,7 +106,7 @@ class AveragePrecision(TorchMetric):
 
     higher_is_better: ClassVar[bool] = True
 
-    def __init__(self, head: Head, target: Target) -> None:
+    def __init__(self, head: Head | Readout, target: Target) -> None:
         if _multilabel(target):
             inner = _torchmetrics("MultilabelAveragePrecision", head.size, ignore_index=_MISSING)
         else:
@@ -119,7 +119,7 @@ class IoU(TorchMetric):
 
     higher_is_better: ClassVar[bool] = True
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head | Readout) -> None:
         super().__init__(_torchmetrics("MulticlassJaccardIndex", head.size, average="macro"))
 
 
@@ -188,7 +188,7 @@ class R2(_Regression):
 
     higher_is_better: ClassVar[bool] = True
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head | Readout) -> None:
         super().__init__(_torchmetrics("R2Score"))
         self.outputs = head.size
 

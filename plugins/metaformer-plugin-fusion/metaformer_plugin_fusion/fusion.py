@@ -1,0 +1,95 @@
+"""Bridge `fusion`: the tokens of one stream read those of another by cross-attention.
+
+Source: the multimodal half of ALBEF's text encoder (arXiv 2107.07651): BERT's layers with cross-attention between
+self-attention and MLP. BLIP (arXiv 2201.12086) has the same.
+Ours differs: the context may have any width, and a sample that lacks it goes through BERT's layers as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from metaformer.base import Bridge
+from metaformer.errors import MetaformerError, WeightsError
+from metaformer.layers import Block
+from metaformer.layers.attention import key_mask
+from metaformer.layers.init import init_transformer, width_std
+from metaformer.layers.mlp import Activation
+from metaformer.types import TokenBatch
+from metaformer_plugin_fusion.published import translate_blocks
+
+ROLES = ("queries", "context")
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class FusionBridge(Bridge):
+    """Streams `queries` [B T D] and `context` [B S E] → the tokens of `queries` with what they read in the context.
+
+    Ids, mask, grid, prefix and modality are those of `queries`. Every `cross_every`-th block has cross-attention,
+    beginning with the first. A sample without context passes as if no block had any; one without queries has no real
+    token.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        depth: Count = 6,
+        num_heads: Count = 12,
+        mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
+        norm: Literal["post", "pre"] = "post",
+        norm_eps: Annotated[float, Field(gt=0)] = 1e-12,
+        activation: Activation = "gelu",
+        drop: Share = 0.0,
+        drop_path: Share = 0.0,
+        cross_every: Count = 1,
+    ) -> None:
+        super().__init__()
+        if set(widths) != set(ROLES):
+            asked, found = f"bridge 'fusion' reads {' and '.join(ROLES)}", f"roles: {', '.join(widths) or 'none'}"
+            raise MetaformerError(asked, found, "reads: {queries: STREAM, context: STREAM}")
+        self.dim = widths["queries"]
+        self.norm = norm
+        self.crosses = tuple(i % cross_every == 0 for i in range(depth))
+        # Stochastic depth grows linearly with depth, as in the core's encoder.
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(
+                self.dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                norm=norm,
+                norm_eps=norm_eps,
+                activation=activation,
+                drop=drop,
+                drop_path=rate,
+                context_dim=widths["context"] if crosses else None,
+            )
+            for rate, crosses in zip(rates, self.crosses, strict=True)
+        )
+        init_transformer(self, width_std(self.dim))
+
+    def forward(self, streams: Mapping[str, TokenBatch]) -> TokenBatch:
+        queries, context = streams["queries"], streams["context"]
+        x, mask, context_mask = queries.x, key_mask(queries.mask), key_mask(context.mask)
+        for block, crosses in zip(self.blocks, self.crosses, strict=True):
+            x = block(x, mask, context=context.x, context_mask=context_mask) if crosses else block(x, mask)
+        return queries.with_x(x)
+
+    def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Out of BERT, BLIP's text models, ALBEF or torchmultimodal's ALBEF; names of ours pass unchanged.
+
+        BERT has no cross-attention: its parameters are then missing, which the recipe's `allow_missing` may allow."""
+        found = translate_blocks(source, len(self.blocks))
+        if found is None:
+            return source
+        if self.norm != "post":
+            raise WeightsError(
+                "weights of a fusion", "BERT's layers are post-norm, the recipe's pre-norm", "norm: post"
+            )
+        return found
