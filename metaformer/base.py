@@ -252,7 +252,8 @@ class Metric(ABC):
 class Dataset(ABC):
     """Samples by index. Must be cheap to pickle to workers and independent of any global random state.
 
-    Wired: nothing. Knobs annotated `Path` are looked up from the working directory, then from the recipe's.
+    Wired: `open_data` (an entry such as `{"use": "digits", "split": "train"}` → that data set, for data sets made of
+    others). Knobs annotated `Path` are looked up from the working directory, then from the recipe's.
     """
 
     root: Path | None = None

@@ -146,7 +146,7 @@ def open_dataset(entry: Entry, base: Path) -> Dataset:
     for name in path_knobs(cls):
         if isinstance(knobs.get(name), str):
             knobs[name] = str(locate(knobs[name], base))
-    return cast(Dataset, construct(cls, knobs, {}))
+    return cast(Dataset, construct(cls, knobs, {"open_data": lambda data: open_dataset(Entry(**data), base)}))
 
 
 def fit_tokenizers(

@@ -167,7 +167,8 @@ class MetaFormer(nn.Module):
             return self.sources(cast(Head, self.heads[name]).reads)
         if name in self.bridge_reads:
             return set().union(*(self.sources(read) for read in self.bridge_reads[name].values()))
-        return set(self.routes[name].reads)
+        # A stream without a pass of its own goes into joint ones only.
+        return set(self.routes[name].reads) if name in self.routes else {name}
 
 
 class Step(nn.Module):
