@@ -89,7 +89,9 @@ def register_datasets() -> list[Component]:
     return [
         Component("manifest", "metaformer.data.manifest:ManifestDataset", "Rows of a CSV, JSONL or Parquet table."),
         Component("imagefolder", "metaformer.data.folder:FolderDataset", "One folder of files per class."),
-        Component("described", "metaformer.data.described:DescribedDataset", "Labelled samples with sentences about them."),
+        Component(
+            "described", "metaformer.data.described:DescribedDataset", "Labelled samples with sentences about them."
+        ),
         Component("huggingface", "metaformer.data.huggingface:HuggingFaceDataset", "A Hugging Face data set."),
         Component("webdataset", "metaformer.data.webdataset:WebDataset", "Samples in tar shards."),
     ]

@@ -97,7 +97,7 @@ def _count(model: MetaFormer, batch: Batch, names: list[str]) -> dict[str, int]:
         for name in names:
             if name in model.heads:
                 model.predict(batch, name)
-            else:
+            elif name in model.routes or name in model.bridge_reads:
                 model.stream(batch, name)
     for hook in hooks:
         hook.remove()

@@ -18,7 +18,7 @@ from tests.selected import selected, thorough
 ALL = (*CASES, *TEACHERS, *PRECISION)
 USUAL = {
     *("zero0_lora_x3", "zero1_frozen_x1", "zero2_tuned_x3", "zero3_frozen_x1"),
-    *("teacher_zero0", "teacher_zero2", "teacher_zero3", "fp16_zero1"),
+    *("teacher_zero0", "teacher_zero3", "fp16_zero1"),
 }
 """Every stage, everything that is trained, both numbers of passes; teachers; a loss scale."""
 assert set(ALL) >= USUAL

@@ -77,4 +77,3 @@ class DescribedDataset(Dataset):
     def fingerprint(self) -> str:
         said = hashlib.sha256(repr((self.templates, sorted(self.names.items()))).encode()).hexdigest()
         return f"{self.inner.fingerprint()}:described:{said[:16]}"
-

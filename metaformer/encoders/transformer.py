@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
+from jaxtyping import Bool
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from metaformer.base import Encoder
 from metaformer.layers import Block
@@ -23,6 +25,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class TransformerEncoder(Encoder):
     """TokenBatch [B T D] → TokenBatch [B T D]; padding changes nothing.
 
+    `causal`: a token sees itself and those before it, as in CLIP's text tower. `bias_kv`: every block has one learned
+    key and value beside those of the tokens, as ImageBind's towers for sound, depth, heat and motion.
     `positions_each_block` adds what says where a token is before every block again, as for point clouds in
     Meta-Transformer.
     """
@@ -44,9 +48,12 @@ class TransformerEncoder(Encoder):
         drop_path: Share = 0.0,
         layer_scale: float | None = None,
         positions_each_block: bool = False,
+        causal: bool = False,
+        bias_kv: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.causal = causal
         self.positions_each_block = positions_each_block
         self.norm_in = nn.LayerNorm(dim, eps=norm_eps) if norm_in else None
         # Stochastic depth grows linearly with depth, as in timm.
@@ -63,6 +70,7 @@ class TransformerEncoder(Encoder):
                 drop=drop,
                 drop_path=rate,
                 layer_scale=layer_scale,
+                bias_kv=bias_kv,
             )
             for rate in rates
         )
@@ -70,7 +78,7 @@ class TransformerEncoder(Encoder):
         init_transformer(self, width_std(dim))
 
     def forward(self, tokens: TokenBatch) -> TokenBatch:
-        x, mask = tokens.x, key_mask(tokens.mask)
+        x, mask = tokens.x, self._mask(tokens.mask)
         if self.norm_in is not None:
             x = self.norm_in(x)
         for i, block in enumerate(self.blocks):
@@ -81,3 +89,10 @@ class TransformerEncoder(Encoder):
         if self.norm_out is not None:
             x = self.norm_out(x)
         return tokens.with_x(x)
+
+    def _mask(self, real: Bool[Tensor, "B T"]) -> Bool[Tensor, "#B 1 #T T"] | None:
+        keys = key_mask(real)
+        if not self.causal:
+            return keys
+        before = torch.ones(1, 1, real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
+        return before if keys is None else before & keys

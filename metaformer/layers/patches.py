@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metaformer.errors import MetaformerError, WeightsError
 from metaformer.layers.positions import Grid, fit_positions, grid_sinusoid, resize, sinusoid
@@ -23,6 +24,9 @@ from metaformer.types import TokenBatch
 
 Positions = Literal["learned", "sinusoidal", "none"]
 """`sinusoidal`: on a grid of two axes MAE's, else one line of sines over all patches in reading order, as VideoMAE."""
+Resizing = Literal["bicubic", "bilinear"]
+"""How learned positions come to another grid: `bicubic` as in timm; `bilinear` with the corners kept, as in ViLT, where
+each sample of a padded batch gets those of its own grid."""
 
 
 def grid_of(shape: Sequence[int], patch: Sequence[int], stride: Sequence[int] | None = None) -> Grid:
@@ -59,7 +63,8 @@ class PatchEmbedding(nn.Module):
     """values [B C *S] → TokenBatch [B n+T D]: n class tokens, then one token per patch, row by row.
 
     Parameters: `proj` (linear; its weight [D, C·prod(patch)] is a convolution's flattened), `class_token` [1 n D],
-    `positions` [1 n+T D]. Values of another shape than `shape` work too: learned positions are resized.
+    `positions` [1 n+T D], and `norm` with `stem_norm`: of the projected patches, as in ImageBind. Values of another
+    shape than `shape` work too: learned positions are resized.
     """
 
     def __init__(
@@ -73,15 +78,19 @@ class PatchEmbedding(nn.Module):
         bias: bool = True,
         class_tokens: int = 1,
         positions: Positions = "learned",
+        resizing: Resizing = "bicubic",
+        stem_norm: bool = False,
     ) -> None:
         super().__init__()
         self.channels, self.patch, self.shape, self.stride = channels, patch, shape, stride
+        self.corners = resizing == "bilinear"
         self.grid = grid_of(shape, patch, stride)
         self.num_prefix = class_tokens
         if positions == "sinusoidal" and len(patch) == 2 and dim % 4:
             raise MetaformerError("sinusoidal positions", f"width {dim}", "choose a width divisible by 4")
         # The default initialisation is a convolution's of the same fan-in, which timm leaves as it is.
         self.proj = nn.Linear(channels * prod(patch), dim, bias=bias)
+        self.norm = nn.LayerNorm(dim) if stem_norm else None
         self.class_token = nn.Parameter(torch.zeros(1, class_tokens, dim)) if class_tokens else None
         count = class_tokens + prod(self.grid)
         self.positions = nn.Parameter(torch.zeros(1, count, dim)) if positions == "learned" else None
@@ -100,14 +109,17 @@ class PatchEmbedding(nn.Module):
         self, patches: Float[Tensor, "B T K"], grid: Grid, mask: Bool[Tensor, "B T"] | None = None, crop: bool = False
     ) -> TokenBatch:
         """Patches that have been cut already. `crop`: a smaller grid has the places of the nominal one's first corner,
-        instead of all of them closer together."""
+        instead of all of them closer together; with `resizing` bilinear each sample has those of its own grid."""
         x = self.proj(patches.to(self.proj.weight.dtype))
+        if self.norm is not None:
+            x = self.norm(x)
+        own = _grids(mask.view(len(mask), *grid)) if crop and self.corners and mask is not None else None
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
             mask = torch.cat([mask.new_ones(len(mask), self.num_prefix), mask], dim=1)
-        positions = self.places(grid, x, crop)
+        positions = self.places(grid, x, crop) if own is None else self._own_places(own, grid, x)
         if positions is not None:
             x = x + positions
         return TokenBatch(x, mask, "", grid=grid, num_prefix=self.num_prefix, positions=positions)
@@ -119,7 +131,7 @@ class PatchEmbedding(nn.Module):
             corner = rest.reshape(1, *self.grid, -1)[(slice(None), *(slice(size) for size in grid))]
             return torch.cat([prefix, corner.flatten(1, -2)], dim=1).expand_as(x)
         if self.positions is not None:
-            return resize(self.positions, self.grid, grid, self.num_prefix).expand_as(x)
+            return resize(self.positions, self.grid, grid, self.num_prefix, self.corners).expand_as(x)
         if not self.sinusoidal:
             return None
         if len(grid) == 2:
@@ -129,15 +141,37 @@ class PatchEmbedding(nn.Module):
             table = torch.cat([line.new_zeros(self.num_prefix, x.shape[2]), line])[None]
         return table.to(x).expand_as(x)
 
-    def translate(self, source: Mapping[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
-        """Out of timm's, Hugging Face's (ViT, CLIP, AST, VideoMAE) and open_clip's models; our own names as they are.
+    def _own_places(self, own: Sequence[Grid], grid: Grid, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"] | None:
+        """Each sample's places for the grid `own` that it has in the first corner of `grid`; 0 elsewhere."""
+        if self.positions is None:
+            return self.places(grid, x)
+        tables = {}
+        for size in set(own):
+            table = resize(self.positions, self.grid, size, self.num_prefix, corners=True)[0]
+            patches = table[self.num_prefix :].reshape(*size, -1)
+            room = [amount for full, used in zip(grid[::-1], size[::-1], strict=True) for amount in (0, full - used)]
+            patches = F.pad(patches, [0, 0, *room]).flatten(0, len(grid) - 1)
+            tables[size] = torch.cat([table[: self.num_prefix], patches])
+        return torch.stack([tables[size] for size in own])
 
-        Positions are resized to the grid. One channel takes the sum over three, as in timm. A class token that we
+    def translate(self, source: Mapping[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
+        """Out of timm's, Hugging Face's (ViT, ViLT, CLIP, AST, VideoMAE), open_clip's and ImageBind's models; our own
+        names as they are.
+
+        Positions are resized to the grid. One channel takes the sum over three, as in timm, and a patch of a picture
+        the sum over the frames of one of a film, which is the same picture in all of them. A class token that we
         lack is left out with its position; a missing bias is 0. Anything else that does not fit is a WeightsError.
         `prefix` is what a tokenizer's state dict has before our names."""
         if f"{prefix}proj.weight" in source:
             return source
         return {f"{prefix}{name}": tensor for name, tensor in _published(source, self).items()}
+
+
+def _grids(real: Bool[Tensor, B * G]) -> list[Grid]:
+    """How far each sample's patches reach along every axis, 1 at least."""
+    axes = range(1, real.ndim)
+    sides = [real.movedim(axis, 1).flatten(2).any(dim=2).sum(dim=1).clamp(min=1).tolist() for axis in axes]
+    return list(zip(*sides, strict=True))
 
 
 @dataclass(frozen=True)
@@ -149,6 +183,7 @@ class Layout:
     bias: str | None
     class_tokens: tuple[str, ...]
     positions: str
+    norm: str | None = None
 
 
 LAYOUTS = (
@@ -168,6 +203,17 @@ LAYOUTS = (
         "embeddings.position_embedding.weight",
     ),
     Layout("open_clip", "conv1.weight", None, ("class_embedding",), "positional_embedding"),
+    *(
+        Layout(
+            "ImageBind",
+            f"{stem}.{proj}.weight",
+            None,
+            ("cls_token",),
+            "pos_embedding_helper.pos_embed",
+            f"{stem}.norm_layer",
+        )
+        for stem, proj in (("rgbt_stem", "proj.1"), ("rgbt_stem", "proj"), ("depth_stem", "proj"))
+    ),
 )
 
 
@@ -176,6 +222,8 @@ def _published(source: Mapping[str, Tensor], ours: PatchEmbedding) -> dict[str, 
     weight = source[prefix + layout.weight]
     if ours.channels == 1 and weight.shape[1] == 3:
         weight = weight.sum(dim=1, keepdim=True)
+    if layout.name == "ImageBind" and weight.ndim == len(ours.patch) + 3:
+        weight = weight.sum(dim=2)
     dim = ours.proj.out_features
     want = (dim, ours.channels, *ours.patch)
     if tuple(weight.shape) != want:
@@ -187,6 +235,12 @@ def _published(source: Mapping[str, Tensor], ours: PatchEmbedding) -> dict[str, 
         out["proj.bias"] = weight.new_zeros(dim) if bias is None else bias
     elif bias is not None:
         raise WeightsError("a projection without bias", f"{prefix}{layout.bias}", "set the tokenizer's `bias: true`")
+    norm = {part: source.get(f"{prefix}{layout.norm}.{part}") for part in ("weight", "bias")}
+    if (norm["weight"] is None) != (ours.norm is None):
+        found = f"{'none' if norm['weight'] is None else prefix + str(layout.norm)} in the weights"
+        asked = f"{'no' if ours.norm is None else 'a'} norm of the projected patches"
+        raise WeightsError(asked, found, f"set the tokenizer's stem_norm: {str(ours.norm is None).lower()}")
+    out |= {f"norm.{part}": tensor for part, tensor in norm.items() if tensor is not None}
     theirs = [source[prefix + key].reshape(1, 1, dim) for key in layout.class_tokens if prefix + key in source]
     if ours.class_token is not None:
         if len(theirs) < ours.num_prefix:
@@ -208,10 +262,16 @@ def _published(source: Mapping[str, Tensor], ours: PatchEmbedding) -> dict[str, 
 
 def _layout(source: Mapping[str, Tensor]) -> tuple[Layout, str]:
     for layout in LAYOUTS:
-        for key in source:
-            prefix = key.removesuffix(layout.weight)
-            if prefix != key and (not prefix or prefix.endswith(".")):
-                return layout, prefix
+        prefixes = [
+            prefix
+            for key in source
+            if (prefix := key.removesuffix(layout.weight)) != key and (not prefix or prefix.endswith("."))
+        ]
+        if len(prefixes) > 1:
+            found = ", ".join(prefix + layout.weight for prefix in prefixes[:4])
+            raise WeightsError("one patch projection", found, "name the part of one of them after a #")
+        if prefixes:
+            return layout, prefixes[0]
     known = ", ".join(layout.name for layout in LAYOUTS)
     some = ", ".join(list(source)[:4]) or "nothing"
     raise WeightsError("a patch projection", f"none among {len(source)} tensors ({some}, ...)", f"known: {known}")

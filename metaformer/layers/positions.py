@@ -49,15 +49,22 @@ def grid_sinusoid(dim: int, grid: tuple[int, int], num_prefix: int = 0) -> Float
     return torch.cat([patches.new_zeros(num_prefix, dim), patches])[None]
 
 
-def resize(positions: Float[Tensor, "1 T D"], old: Grid, new: Grid, num_prefix: int) -> Float[Tensor, "1 S D"]:
+def resize(
+    positions: Float[Tensor, "1 T D"], old: Grid, new: Grid, num_prefix: int, corners: bool = False
+) -> Float[Tensor, "1 S D"]:
     """Interpolated in fp32 to another grid of as many axes; prefix tokens keep theirs; the same tensor where nothing
-    changes. Two axes: bicubic and antialiased; one and three: linear."""
+    changes. Two axes: bicubic and antialiased; one and three: linear. `corners`: linear on any grid, and the first and
+    last places of an axis keep theirs, as in ViLT."""
     if old == new:
         return positions
     prefix, patches = positions[:, :num_prefix], positions[:, num_prefix:]
     patches = patches.float().reshape(1, *old, -1).movedim(-1, 1)
     flat = len(old) == 2
-    patches = F.interpolate(patches, size=new, mode=_MODES[len(old)], antialias=flat, align_corners=False)
+    if corners:
+        mode = "bilinear" if flat else _MODES[len(old)]
+        patches = F.interpolate(patches, size=new, mode=mode, align_corners=True)
+    else:
+        patches = F.interpolate(patches, size=new, mode=_MODES[len(old)], antialias=flat, align_corners=False)
     return torch.cat([prefix, patches.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
 

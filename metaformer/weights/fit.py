@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metaformer.encoders.transformer import TransformerEncoder
 from metaformer.layers import Block
-from metaformer.weights.layouts import NORMS, Plan, make_plan
+from metaformer.weights.layouts import LAYOUTS, NORMS, TEXT_NORMS, Plan, make_plan
 from metaformer.weights.receipt import as_yaml, fold
 from metaformer.weights.source import Facts, Source
 
@@ -83,11 +83,15 @@ def _sort_leftovers(fit: Fit, plan: Plan, targets: Mapping[str, Tensor], name: s
         fit.fixes.append("give the recipe the low-rank updates (lora) of the run these weights come from")
     if any(".gamma" in key for key in inside):
         fit.fixes.append(f"{name}.layer_scale: 1.0e-5 (any number: the source's values replace it)")
+    if any(key.endswith(("attn.bias_k", "attn.bias_v")) for key in inside):
+        fit.fixes.append(f"{name}.bias_kv: true")
     if any(key.endswith("attn.qkv.bias") for key in inside):
         fit.fixes.append(f"{name}.qkv_bias: true")
     fit.fixes += [f"{name}.{norm}: false" for norm in NORMS if f"{norm}.weight" in fit.missing]
     if "blocks.0.attn.qkv.bias" in fit.missing:
         fit.fixes.append(f"{name}.qkv_bias: false")
+    if "blocks.0.attn.bias_k" in fit.missing:
+        fit.fixes.append(f"{name}.bias_kv: false")
     for norm in NORMS:
         left = [source for key in extra if key.startswith(f"{norm}.") for source in plan.mapped[key]]
         fit.unused.update(dict.fromkeys(left, f"{norm} is off in the recipe"))
@@ -126,9 +130,12 @@ def compare_facts(fit: Fit, encoder: TransformerEncoder, facts: Facts, name: str
     block = next(iter(encoder.blocks), None)
     if not isinstance(block, Block):
         return
-    if not block.pre and fit.layout not in ("metaformer", "plain"):
-        fit.faults.append(f"layout {fit.layout} is pre-norm, the recipe's encoder post-norm")
-        fit.fixes.append(f"{name}.norm: pre")
+    norm = "pre" if block.pre else "post"
+    theirs = next((layout.norm for layout in LAYOUTS if layout.name == fit.layout), "either")
+    if theirs not in ("either", norm):
+        fit.faults.append(f"layout {fit.layout} is {theirs}-norm, the recipe's encoder {norm}-norm")
+        fit.fixes.append(f"{name}.norm: {theirs}")
+    _compare_causal(fit, encoder, facts, name)
     heads, activation = block.attn.num_heads, block.mlp.activation.__name__
     if facts.num_heads not in (None, heads):
         fit.faults.append(f"the source has {facts.num_heads} heads, the recipe {heads}")
@@ -143,6 +150,17 @@ def compare_facts(fit: Fit, encoder: TransformerEncoder, facts: Facts, name: str
             f"the source's norms have eps {facts.norm_eps:g}, the recipe's {block.norm1.eps:g}; "
             f"{name}.norm_eps: {as_yaml(facts.norm_eps)} would match it"
         )
+
+
+def _compare_causal(fit: Fit, encoder: TransformerEncoder, facts: Facts, name: str) -> None:
+    if facts.causal not in (None, encoder.causal):
+        says = {True: "causal", False: "not causal"}
+        fit.faults.append(f"the source is {says[facts.causal is True]}, the recipe's encoder {says[encoder.causal]}")
+        fit.fixes.append(f"{name}.causal: {str(facts.causal).lower()}")
+    elif facts.causal is None and not encoder.causal:
+        norm_out = "".join(fit.mapped.get("norm_out.weight", ()))
+        if norm_out.removesuffix(".weight").rpartition(".")[2] in TEXT_NORMS:
+            fit.notes.append(f"the source is a text tower: CLIP's are causal ({name}.causal: true), SigLIP's are not")
 
 
 def joined_shape(fit: Fit, source: Source, key: str) -> tuple[int, ...]:

@@ -1,9 +1,11 @@
 """How other people's transformer encoders name their parameters, and how those names map onto ours.
 
-Source: state dicts of timm, open_clip, transformers (4 and 5) and the published Meta-Transformer encoders.
+Source: state dicts of timm, open_clip, transformers (4 and 5), ALBEF, ViLT, ImageBind and the published
+Meta-Transformer encoders.
 
 Ours: `blocks.{i}.{norm1,attn.qkv,attn.proj,norm2,mlp.fc1,mlp.fc2}.{weight,bias}`, `norm_in` before the blocks
-and `norm_out` behind them; the rows of `attn.qkv` are q, k, v. A new layout is one more entry of `LAYOUTS`.
+and `norm_out` behind them; the rows of `attn.qkv` are q, k, v. With post-norm `norm1` and `norm2` stand behind
+attention and MLP. A new layout is one more entry of `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from metaformer.errors import WeightsError
 
 NORMS = ("norm_in", "norm_out")
+TEXT_NORMS = ("ln_final", "final_layer_norm")
+"""What the norm behind the blocks is called in the text towers of open_clip and of Hugging Face's CLIP."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,10 @@ class Layout:
     """Path of the list of blocks; empty where the blocks are the top level."""
     inside: Mapping[str, tuple[str, ...]]
     """Our name inside a block → the source's; several are joined along the rows. `{}`: weight, bias."""
-    outside: Mapping[str, str] = field(default_factory=dict)
-    """Our module beside the blocks → the source's."""
+    outside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Our module beside the blocks → the source's; several are what it is called in one tower or another."""
+    norm: Literal["pre", "post", "either"] = "pre"
+    """Where the norms of such blocks stand."""
     marks: tuple[str, ...] = ()
     """Globs, one of which must match; they tell apart layouts whose blocks look alike."""
     prefer: tuple[str, ...] = ()
@@ -47,7 +54,7 @@ def _same(*names: str) -> dict[str, tuple[str, ...]]:
 
 
 _OURS = _same("norm1.{}", "attn.qkv.{}", "attn.proj.{}", "norm2.{}", "mlp.fc1.{}", "mlp.fc2.{}")
-_SCALES = _same("gamma1", "gamma2")
+_OPTIONAL = _same("gamma1", "gamma2", "attn.bias_k", "attn.bias_v")
 _TIMM_SCALES: dict[str, tuple[str, ...]] = {"gamma1": ("ls1.gamma",), "gamma2": ("ls2.gamma",)}
 _OPEN_CLIP: dict[str, tuple[str, ...]] = {
     "norm1.{}": ("ln_1.{}",),
@@ -82,35 +89,54 @@ _CLIP: dict[str, tuple[str, ...]] = {
     **_same("mlp.fc1.{}", "mlp.fc2.{}"),
 }
 
+_BERT: dict[str, tuple[str, ...]] = {
+    "attn.qkv.{}": tuple(f"attention.self.{part}.{{}}" for part in ("query", "key", "value")),
+    "attn.proj.{}": ("attention.output.dense.{}",),
+    "norm1.{}": ("attention.output.LayerNorm.{}",),
+    "mlp.fc1.{}": ("intermediate.dense.{}",),
+    "mlp.fc2.{}": ("output.dense.{}",),
+    "norm2.{}": ("output.LayerNorm.{}",),
+}
+_IMAGEBIND: dict[str, tuple[str, ...]] = {
+    "norm1.{}": ("norm_1.{}",),
+    "attn.qkv.{}": ("attn.in_proj_{}",),
+    "attn.proj.{}": ("attn.out_proj.{}",),
+    "norm2.{}": ("norm_2.{}",),
+    **_same("mlp.fc1.{}", "mlp.fc2.{}", "attn.bias_k", "attn.bias_v"),
+}
+
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "timm_vit",
         blocks="blocks",
         inside={**_OURS, **_TIMM_SCALES},
-        outside={"norm_in": "norm_pre", "norm_out": "norm"},
+        outside={"norm_in": ("norm_pre",), "norm_out": ("norm",)},
         marks=("patch_embed.*", "cls_token", "pos_embed", "norm.*", "norm_pre.*", "head.*", "*.ls1.gamma"),
     ),
     Layout(
         "metaformer",
         blocks="blocks",
-        inside={**_OURS, **_SCALES},
-        outside={"norm_in": "norm_in", "norm_out": "norm_out"},
+        inside={**_OURS, **_OPTIONAL},
+        outside={"norm_in": ("norm_in",), "norm_out": ("norm_out",)},
+        norm="either",
     ),
     Layout(
         "open_clip",
         blocks="transformer.resblocks",
         inside=_OPEN_CLIP,
-        outside={"norm_in": "ln_pre", "norm_out": "ln_post"},
+        outside={"norm_in": ("ln_pre",), "norm_out": ("ln_post", TEXT_NORMS[0])},
         prefer=("visual.",),
     ),
-    Layout("huggingface_vit_old", blocks="encoder.layer", inside=_VIT_OLD, outside={"norm_out": "layernorm"}),
-    Layout("huggingface_vit", blocks="layers", inside=_VIT_NEW, outside={"norm_out": "layernorm"}),
+    Layout("huggingface_vit_old", blocks="encoder.layer", inside=_VIT_OLD, outside={"norm_out": ("layernorm",)}),
+    Layout("huggingface_vit", blocks="layers", inside=_VIT_NEW, outside={"norm_out": ("layernorm",)}),
+    Layout("bert", blocks="encoder.layer", inside=_BERT, norm="post"),
+    Layout("imagebind", blocks="blocks", inside=_IMAGEBIND, outside={"norm_in": ("pre_transformer_layer.0",)}),
     Layout(
         "huggingface_clip",
         blocks="encoder.layers",
         inside=_CLIP,
         # The missing "e" is in the published files.
-        outside={"norm_in": "pre_layrnorm", "norm_out": "post_layernorm"},
+        outside={"norm_in": ("pre_layrnorm",), "norm_out": ("post_layernorm", TEXT_NORMS[1])},
         prefer=("vision_model.",),
     ),
     Layout("meta_transformer", blocks="", inside=_OURS),
@@ -123,12 +149,15 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "text_model.*",
             "text.*",
+            "text_encoder.*",
+            "text_decoder.*",
             "transformer.resblocks.*",
             "token_embedding.*",
             "ln_final.*",
             "final_layer_norm.*",
         ),
     ),
+    ("a momentum copy or its queue", ("*_m.*", "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")),
     ("a decoder", ("decoder.*", "decoder_blocks.*", "decoder_*", "mask_token")),
     (
         "a tokenizer",
@@ -143,8 +172,10 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...]], ...] = (
                 "pos_embed",
             ),
             *("class_embedding", "positional_embedding", "tokenizers.*"),
+            *("text_embeddings.*", "modality_preprocessors.*"),
         ),
     ),
+    ("the types of a joint pass", ("token_type_embeddings.*",)),
     (
         "a head",
         (
@@ -159,6 +190,9 @@ ELSEWHERE: tuple[tuple[str, tuple[str, ...]], ...] = (
                 "proj",
             ),
             *("visual_projection.*", "text_projection", "text_projection.*", "logit_scale", "logit_bias"),
+            *("vision_proj.*", "text_proj.*", "itm_head.*", "cls_head.*", "temp", "temperature"),
+            *("cls.*", "mlm_score.*", "mpp_score.*", "itm_score.*", "rank_output.*"),
+            *("vqa_classifier.*", "nlvr2_classifier.*", "modality_heads.*", "modality_postprocessors.*"),
         ),
     ),
 )
@@ -192,7 +226,7 @@ def make_plan(keys: Iterable[str], asked: str) -> Plan:
     indices = {int(m[2]) for name in names if (m := layout.anchor.fullmatch(name)) and m[1] == prefix}
     mapped: dict[str, tuple[str, ...]] = {}
     incomplete: dict[str, tuple[str, ...]] = {}
-    for ours, sources in _wanted(layout, prefix, sorted(indices)):
+    for ours, sources in _wanted(layout, prefix, sorted(indices), present):
         absent = tuple(source for source in sources if source not in present)
         if not absent:
             mapped[ours] = sources
@@ -252,14 +286,17 @@ def _several(asked: str, layout: Layout, prefixes: set[str]) -> WeightsError:
     )
 
 
-def _wanted(layout: Layout, prefix: str, indices: list[int]) -> Iterable[tuple[str, tuple[str, ...]]]:
+def _wanted(
+    layout: Layout, prefix: str, indices: list[int], present: set[str]
+) -> Iterable[tuple[str, tuple[str, ...]]]:
     path = f"{layout.blocks}." if layout.blocks else ""
     for index in indices:
         for ours, sources in layout.inside.items():
             for kind in ("weight", "bias") if "{}" in ours else ("",):
                 full = tuple(f"{prefix}{path}{index}.{source.format(kind)}" for source in sources)
                 yield f"blocks.{index}.{ours.format(kind)}", full
-    for ours, source in layout.outside.items():
+    for ours, sources in layout.outside.items():
+        source = next((source for source in sources if f"{prefix}{source}.weight" in present), sources[0])
         for kind in ("weight", "bias"):
             yield f"{ours}.{kind}", (f"{prefix}{source}.{kind}",)
 

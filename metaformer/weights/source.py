@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,12 @@ from metaformer.weights.uri import WeightsURI, locate, looked_in, parse_uri, run
 
 FACTS_KEY = "metaformer.facts"
 """Where a safetensors file of ours keeps its facts."""
+OLD_NORMS = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+TEXT_PARTS = ("text", "text_model")
+CAUSAL = {"clip": True, "align": False, "siglip": False}
+"""Whether the text tower of a family is, by the `model_type` of its config."""
+RANGE = re.compile(r"(.+)\.(\d{1,6})-(\d{1,6})")
+"""A part that is a range of blocks."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,13 @@ class Facts:
     num_heads: int | None = None
     activation: str | None = None
     norm_eps: float | None = None
+    causal: bool | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """Everything behind a URI."""
+    """Everything behind a URI. Its names are the source's own, but for `LayerNorm.gamma` and `LayerNorm.beta` of the
+    first published BERT files, which are read as weight and bias."""
 
     uri: WeightsURI
     tensors: dict[str, Tensor]
@@ -68,15 +77,29 @@ def open_source(uri: str, base: Path | None = None, *, default_part: str | None 
         return None
     part = parsed.part or (default_part if parsed.scheme == "run" else None)
     source = opener(parsed, base)
+    source = replace(source, tensors={_modern(key): value for key, value in source.tensors.items()})
     return source if part is None else replace(source, tensors=select(source.tensors, part, uri))
 
 
+def _modern(name: str) -> str:
+    for old, new in OLD_NORMS.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
 def select(tensors: Mapping[str, Tensor], part: str, uri: str) -> dict[str, Tensor]:
-    """Tensors under a dotted prefix, without it."""
+    """Tensors under a dotted prefix, without it; or one tensor, or a range of blocks: see `metaformer.weights.uri`."""
     prefix = f"{part}."
     found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if found:
         return found
+    if part in tensors:
+        return {part.rpartition(".")[2]: tensors[part]}
+    if blocks := RANGE.fullmatch(part):
+        return _blocks(tensors, blocks[1], int(blocks[2]), int(blocks[3]), uri)
+    if part == "text" and "ln_final.weight" in tensors:
+        return {key: value for key, value in tensors.items() if not key.startswith("visual.")}
     depth = part.count(".") + 1
     parts = sorted({".".join(key.split(".")[:depth]) for key in tensors if key.count(".") >= depth})
     close = get_close_matches(part, parts, n=1)
@@ -85,6 +108,26 @@ def select(tensors: Mapping[str, Tensor], part: str, uri: str) -> dict[str, Tens
         f"no part {part!r}; there is {', '.join(parts[:12]) or 'no part at all'}",
         f"did you mean #{close[0]}?" if close else "name one of these after the #",
     )
+
+
+def _blocks(tensors: Mapping[str, Tensor], path: str, first: int, last: int, uri: str) -> dict[str, Tensor]:
+    """Blocks first..last of the list at `path`, counted from 0; the path stays."""
+    if first > last:
+        raise WeightsError(f"weights {uri!r}", f"block {first} comes after block {last}", f"write {last}-{first}")
+    under = re.compile(rf"{re.escape(path)}\.(\d+)\.(.+)")
+    matches = {key: match for key in tensors if (match := under.fullmatch(key))}
+    there = {int(match[1]) for match in matches.values()}
+    absent = sorted({*range(first, last + 1)} - there)
+    if absent:
+        has = f"{path} has blocks {min(there)} to {max(there)}" if there else f"no blocks at {path!r}"
+        raise WeightsError(
+            f"weights {uri!r}", f"no block {', '.join(map(str, absent))}: {has}", "name blocks that are there"
+        )
+    return {
+        f"{path}.{int(match[1]) - first}.{match[2]}": tensors[key]
+        for key, match in matches.items()
+        if first <= int(match[1]) <= last
+    }
 
 
 def _open_file(uri: WeightsURI, base: Path | None) -> Source:
@@ -111,7 +154,7 @@ def _open_hf(uri: WeightsURI, base: Path | None) -> Source:
     repo, _, revision = uri.address.partition("@")
     asked = f"weights {uri.text!r}"
     files = fetch_weights(repo, (*WEIGHT_FILES, *OPEN_CLIP_FILES), asked, revision or None)
-    return Source(uri, _read_all(files), files, _hf_facts(repo, asked, revision or None))
+    return Source(uri, _read_all(files), files, _hf_facts(repo, asked, revision or None, uri.part))
 
 
 def _open_openclip(uri: WeightsURI, base: Path | None) -> Source:
@@ -131,7 +174,7 @@ def _open_openclip(uri: WeightsURI, base: Path | None) -> Source:
     if not repo:
         raise _not_on_hub(asked, pretrained.get("url", ""))
     files = fetch_weights(repo, (name,) if name else (*OPEN_CLIP_FILES, *WEIGHT_FILES), asked)
-    return Source(uri, _read_all(files), files, _open_clip_facts(config, pretrained))
+    return Source(uri, _read_all(files), files, _open_clip_facts(config, pretrained, uri.part))
 
 
 def _open_timm(uri: WeightsURI, base: Path | None) -> Source:
@@ -199,36 +242,56 @@ def _stored_facts(metadata: Mapping[str, str]) -> Facts:
 
 
 def _facts(values: Mapping[str, Any]) -> Facts:
-    heads, activation, eps = (values.get(key) for key in ("num_heads", "activation", "norm_eps"))
+    heads, activation, eps, causal = (values.get(key) for key in ("num_heads", "activation", "norm_eps", "causal"))
     return Facts(
         num_heads=heads if isinstance(heads, int) and heads > 0 else None,
         activation=activation if isinstance(activation, str) else None,
         norm_eps=eps if isinstance(eps, float) else None,
+        causal=causal if isinstance(causal, bool) else None,
     )
 
 
-def _hf_facts(repo: str, asked: str, revision: str | None) -> Facts:
-    """Facts of the repository's config, where it has one."""
+def _of_text(part: str | None) -> bool:
+    """Whether a part is that of a text tower, of which configs speak apart."""
+    return part is not None and part.split(".")[0] in TEXT_PARTS
+
+
+def _hf_facts(repo: str, asked: str, revision: str | None, part: str | None) -> Facts:
+    """Facts of the repository's config, where it has one, about the tower that `part` means."""
     try:
         config = json.loads(fetch(repo, ("config.json",), asked, revision).read_text(encoding="utf-8"))
     except (WeightsError, ValueError):
         return Facts()  # the weights alone are enough to go on; the receipt then has no word on heads
-    config = config.get("vision_config") or config
+    family = config.get("model_type")
+    text = _of_text(part)
+    config = config.get("text_config" if text else "vision_config") or config
     return _facts(
         {
             "num_heads": config.get("num_attention_heads"),
             "activation": config.get("hidden_act"),
             "norm_eps": config.get("layer_norm_eps"),
+            "causal": CAUSAL.get(family) if text else None,
         }
     )
 
 
-def _open_clip_facts(config: Mapping[str, Any], pretrained: Mapping[str, Any]) -> Facts:
-    vision = config.get("vision_cfg", {})
+def _open_clip_facts(config: Mapping[str, Any], pretrained: Mapping[str, Any], part: str | None) -> Facts:
+    quick = pretrained.get("quick_gelu", config.get("quick_gelu", False))
+    activation = "quick_gelu" if quick else "gelu"
+    text, vision = config.get("text_cfg", {}), config.get("vision_cfg", {})
+    if _of_text(part):
+        if "hf_model_name" in text:
+            return Facts()  # a tower of another kind
+        return _facts(
+            {
+                "num_heads": text.get("heads"),
+                "activation": activation,
+                "causal": not text.get("no_causal_mask", False),
+            }
+        )
     if not isinstance(vision.get("width"), int) or not isinstance(vision.get("layers"), int):
         return Facts()  # a tower of another kind
-    quick = pretrained.get("quick_gelu", config.get("quick_gelu", False))
-    return Facts(vision["width"] // vision.get("head_width", 64), "quick_gelu" if quick else "gelu")
+    return Facts(vision["width"] // vision.get("head_width", 64), activation)
 
 
 def _timm_facts(model: Any) -> Facts:

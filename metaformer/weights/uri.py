@@ -8,7 +8,10 @@
 | `file:PATH` | safetensors, or a `.pth`/`.pt`/`.bin` that holds nothing but tensors |
 | `run:RUN_DIR` | the weights of a run of ours, best checkpoint first |
 
-`#PART` keeps the tensors under that dotted prefix and strips it: `#visual`, `#encoders.shared`.
+`#PART` keeps the tensors under that dotted prefix and strips it: `#visual`, `#encoders.shared`. It may be the whole
+name of one tensor, of which the end stays: `#visual.proj`. `#bert.encoder.layer.6-11` keeps blocks 6 to 11 of a list of
+blocks and counts them from 0; their path stays, because layouts are known by it: `bert.encoder.layer.0...`. `#text` of
+an open_clip file whose text tower lies at the top level is what there is beside `visual`.
 """
 
 from __future__ import annotations

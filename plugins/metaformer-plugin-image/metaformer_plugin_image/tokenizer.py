@@ -17,7 +17,7 @@ from torch import Tensor
 from metaformer.base import Tokenizer
 from metaformer.errors import MetaformerError
 from metaformer.files.picture import MAX_PIXELS, PILLOW_LIMIT
-from metaformer.layers.patches import PatchEmbedding, Positions, cut_channels, grid_of
+from metaformer.layers.patches import PatchEmbedding, Positions, Resizing, cut_channels, grid_of
 from metaformer.layers.pixels import Preset, pixel_statistics, standardize
 from metaformer.types import Raw, TokenBatch
 from metaformer_plugin_image.preprocess import ImagePreprocess, Interpolation
@@ -31,7 +31,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class ImageTokenizer(Tokenizer):
     """`pixels` uint8 [B C H W] → TokenBatch [B P+h*w D]; P = 1 with a class token; grid (h, w).
 
-    Other sizes than `image_size` work too: positions are resized.
+    Other sizes than `image_size` work too: positions are resized, in the way `positions_resize` says; `positions_size`
+    is the size of the pictures they are for, by default `image_size`.
 
     To size: with `resize: crop` the shorter side becomes size / `crop_pct` and the centre is cut out; with
     `exact` both sides are resized; with `keep` nothing is cut off and the shape stays: a picture larger than
@@ -43,6 +44,7 @@ class ImageTokenizer(Tokenizer):
     erasing.
     `normalize` names pixel statistics; `mean` and `std` (one number per channel, for pixels in [0, 1])
     replace them; one channel takes the average of a preset's three. `max_pixels` caps what is decoded.
+    `stem_norm`: a norm of the projected patches, as ImageBind has for heat and depth.
     """
 
     def __init__(
@@ -54,7 +56,10 @@ class ImageTokenizer(Tokenizer):
         channels: Literal[1, 3] = 3,
         class_token: bool = True,
         positions: Positions = "learned",
+        positions_size: Size | tuple[Size, Size] | None = None,
+        positions_resize: Resizing = "bicubic",
         bias: bool = True,
+        stem_norm: bool = False,
         normalize: Preset = "imagenet",
         mean: tuple[float, ...] | None = None,
         std: tuple[Positive, ...] | None = None,
@@ -75,14 +80,20 @@ class ImageTokenizer(Tokenizer):
         super().__init__()
         self.size = (image_size, image_size) if isinstance(image_size, int) else image_size
         patch = (patch_size, patch_size)
+        shape = self.size
+        if positions_size is not None:
+            grid_of(self.size, patch)  # the other size is looked at by the embedding
+            shape = (positions_size, positions_size) if isinstance(positions_size, int) else positions_size
         self.embed = PatchEmbedding(
             dim,
             channels=channels,
             patch=patch,
-            shape=self.size,
+            shape=shape,
             bias=bias,
             class_tokens=int(class_token),
             positions=positions,
+            resizing=positions_resize,
+            stem_norm=stem_norm,
         )
         self.num_contents = channels * patch_size**2
         for name, low, high in (("crop_scale", *crop_scale), ("crop_ratio", *crop_ratio)):
@@ -128,7 +139,8 @@ class ImageTokenizer(Tokenizer):
         return self.embed.translate(source, "embed.")
 
     def describe(self) -> str:
-        (height, width), (rows, columns), p = self.size, self.embed.grid, self.embed.patch[0]
+        (height, width), p = self.size, self.embed.patch[0]
+        rows, columns = grid_of(self.size, self.embed.patch)
         prefix = " and a class token" if self.embed.num_prefix else ""
         return f"{height}x{width}x{self.embed.channels} pixels in {p}x{p} patches: {rows * columns} tokens{prefix}"
 

@@ -133,6 +133,7 @@ class TextTokenizer(Tokenizer):
         positions: Literal["learned", "sinusoidal", "none"] = "learned",
         too_long: Literal["truncate", "error"] = "truncate",
         norm: bool = False,
+        norm_eps: Annotated[float, Field(gt=0)] = 1e-5,
         drop: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         whole_words: bool = False,
@@ -152,7 +153,7 @@ class TextTokenizer(Tokenizer):
         )
         self.num_prefix = int(class_token)
         self.embedding = nn.Embedding(words.size, dim)
-        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(dim, eps=norm_eps) if norm else nn.Identity()
         self.drop = nn.Dropout(drop)
         # Sinusoids have entries near 1, which embeddings of BERT's size would drown in.
         nn.init.normal_(self.embedding.weight, std=1.0 if positions == "sinusoidal" else 0.02)
@@ -181,8 +182,9 @@ class TextTokenizer(Tokenizer):
         return self.embedding.weight
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Word embeddings, positions and norm out of BERT's and CLIP's text models (Hugging Face, open_clip, OpenAI);
-        ours as they are. Ids that the source lacks (a mask token) keep their fresh embedding; positions are cut."""
+        """Word embeddings, positions and norm out of the text models of BERT, ALIGN, ALBEF, BLIP, ViLT (Hugging Face,
+        Lightning), CLIP (Hugging Face, open_clip, OpenAI) and ImageBind; ours as they are. Ids that the
+        source lacks (a mask token) keep their fresh embedding; positions are cut."""
         if "embedding.weight" in source:
             return source
         prefix, layout = _layout(source)
@@ -193,7 +195,7 @@ class TextTokenizer(Tokenizer):
             raise WeightsError(f"embeddings of {list(table.shape)}", found, "match width and vocabulary")
         out = {"embedding.weight": torch.cat([words, table[len(words) :].to(words)])}
         if self.positions is not None and isinstance(self.positions, nn.Parameter):
-            places = source[prefix + layout.positions]
+            places = source[prefix + layout.positions].reshape(-1, table.shape[1])
             if len(places) < len(self.positions):
                 found = f"{len(places)} in the weights"
                 raise WeightsError(f"{len(self.positions)} positions", found, f"set max_length to {len(places)}")
@@ -231,23 +233,35 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout(
-        "embeddings.word_embeddings.weight",
-        "embeddings.position_embeddings.weight",
-        "embeddings.token_type_embeddings.weight",
-        "embeddings.LayerNorm",
+    *(
+        Layout(
+            f"{part}.word_embeddings.weight",
+            f"{part}.position_embeddings.weight",
+            f"{part}.token_type_embeddings.weight",
+            f"{part}.LayerNorm",
+        )
+        for part in ("text_embeddings", "embeddings")
     ),
     Layout("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
     Layout("token_embedding.weight", "positional_embedding"),
+    Layout("token_embedding.weight", "pos_embed"),
 )
 
 
 def _layout(source: Mapping[str, Tensor]) -> tuple[str, Layout]:
     for layout in LAYOUTS:
-        for key in source:
-            prefix = key.removesuffix(layout.words)
-            if prefix != key and (not prefix or prefix.endswith(".")) and prefix + layout.positions in source:
-                return prefix, layout
+        prefixes = [
+            prefix
+            for key in source
+            if (prefix := key.removesuffix(layout.words)) != key
+            and (not prefix or prefix.endswith("."))
+            and prefix + layout.positions in source
+        ]
+        if len(prefixes) > 1:
+            found = f"{', '.join(prefix + layout.words for prefix in prefixes)}"
+            raise WeightsError("one table of word embeddings", found, "name the part of one of them after a #")
+        if prefixes:
+            return prefixes[0], layout
     some = ", ".join(list(source)[:4]) or "nothing"
     found = f"none among {len(source)} tensors ({some}, ...)"
-    raise WeightsError("word embeddings", found, "known: BERT, Hugging Face CLIP, open_clip")
+    raise WeightsError("word embeddings", found, "known: BERT, ViLT, Hugging Face CLIP, open_clip")
