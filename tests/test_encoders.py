@@ -94,3 +94,33 @@ def test_shuffled_contents_are_the_same_multiset():
     distances = torch.cdist(seen, given)
     assert torch.allclose(distances.min(dim=1).values, torch.zeros(6), atol=1e-4)
     assert sorted(distances.argmin(dim=1).tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_causal_tokens_depend_on_those_before_them_only(padded):
+    encoder = TransformerEncoder(dim=16, depth=2, num_heads=4, causal=True, bias_kv=padded).eval()
+    tokens = batch()
+    mask = tokens.mask.clone()
+    mask[1, 4:] = not padded
+    tokens = tokens._replace(mask=mask)
+    changed = tokens.x.clone()
+    changed[:, 3:] = torch.randn(3, 3, 16)
+    one, other = encoder(tokens).x, encoder(tokens.with_x(changed)).x
+    torch.testing.assert_close(one[:, :3], other[:, :3])
+    assert not torch.allclose(one[0, 3:], other[0, 3:])
+    assert not torch.allclose(encoder(tokens._replace(mask=mask & (torch.arange(6) > 0))).x[0, 1:], one[0, 1:])
+
+
+@pytest.mark.parametrize("knobs", [{"causal": True}, {"bias_kv": True}, {"causal": True, "bias_kv": True}])
+def test_padding_changes_nothing_with_the_towers_knobs(knobs):
+    encoder = TransformerEncoder(dim=16, depth=3, num_heads=4, **knobs).eval()
+    tokens = batch()
+    mask = tokens.mask.clone()
+    mask[1, 4:] = False
+    mask[2] = False
+    spoiled = tokens.x.clone()
+    spoiled[1, 4:] = 1e3
+    whole = encoder(tokens._replace(x=spoiled, mask=mask))
+    alone = encoder(TokenBatch(tokens.x[1:2, :4], mask[1:2, :4], "x"))
+    torch.testing.assert_close(whole.x[1:2, :4], alone.x, atol=1e-5, rtol=1e-5)
+    assert whole.x.isfinite().all()

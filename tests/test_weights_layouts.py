@@ -23,7 +23,7 @@ def names(layout: Layout, depth: int = DEPTH, prefix: str = "") -> list[str]:
         for kind in ("weight", "bias")
         if "{}" in source
     ]
-    outside = [f"{source}.{kind}" for source in layout.outside.values() for kind in ("weight", "bias")]
+    outside = [f"{sources[0]}.{kind}" for sources in layout.outside.values() for kind in ("weight", "bias")]
     return [prefix + name for name in [*inside, *outside, *MARK.get(layout.name, [])]]
 
 
@@ -118,3 +118,57 @@ def test_windowed_models_are_not_taken_for_a_plain_stack() -> None:
 
 def test_bare_names_for_meta_transformer() -> None:
     assert blocks_only(["blocks.0.norm1.weight", "norm_out.bias"]) == {"blocks.0.norm1.weight": "0.norm1.weight"}
+
+
+def test_the_norm_behind_the_blocks_has_another_name_in_text_towers() -> None:
+    for layout, vision, text in (
+        ("open_clip", "ln_post", "ln_final"),
+        ("huggingface_clip", "post_layernorm", "final_layer_norm"),
+    ):
+        keys = [name.replace(vision, text) for name in names(BY_NAME[layout])]
+        plan = make_plan(keys, "x")
+        assert plan.mapped["norm_out.weight"] == (f"{text}.weight",)
+        assert not plan.unused
+
+
+def test_learned_keys_and_values_are_mapped_where_there_are_any() -> None:
+    for layout in ("imagebind", "metaformer"):
+        keys = [*names(BY_NAME[layout]), *(f"blocks.{i}.attn.bias_{part}" for i in range(DEPTH) for part in "kv")]
+        plan = make_plan(keys, "x")
+        assert plan.mapped["blocks.2.attn.bias_v"] == ("blocks.2.attn.bias_v",)
+        assert plan.stray == ()
+
+
+def test_cross_attention_has_no_place_in_an_encoder() -> None:
+    keys = [*names(BY_NAME["bert"]), "encoder.layer.1.crossattention.self.query.weight"]
+    assert make_plan(keys, "x").stray == ("encoder.layer.1.crossattention.self.query.weight",)
+
+
+def test_the_rest_of_albef_vilt_and_imagebind_is_known() -> None:
+    albef = {
+        "text_encoder.bert.encoder.layer.0.attention.self.query.weight": "a text tower",
+        "text_encoder_m.bert.embeddings.word_embeddings.weight": "a momentum copy or its queue",
+        "vision_proj_m.weight": "a momentum copy or its queue",
+        "image_queue": "a momentum copy or its queue",
+        "vision_proj.bias": "a head",
+        "itm_head.weight": "a head",
+        "temp": "a head",
+    }
+    vilt = {
+        "text_embeddings.word_embeddings.weight": "a tokenizer",
+        "token_type_embeddings.weight": "the types of a joint pass",
+        "transformer.pos_embed": "a tokenizer",
+        "pooler.dense.weight": "a head",
+        "mlm_score.transform.dense.weight": "a head",
+        "itm_score.fc.bias": "a head",
+        "vqa_classifier.3.weight": "a head",
+    }
+    imagebind = {"modality_preprocessors.vision.cls_token": "a tokenizer", "modality_heads.vision.2.weight": "a head"}
+    for layout, prefix, rest in (
+        ("timm_vit", "visual_encoder.", albef),
+        ("timm_vit", "transformer.", vilt),
+        ("imagebind", "modality_trunks.vision.", imagebind),
+    ):
+        plan = make_plan([*names(BY_NAME[layout], prefix=prefix), *rest], "x")
+        assert plan.unknown == ()
+        assert {name: plan.unused[name] for name in rest} == rest
