@@ -74,10 +74,8 @@ def main() -> None:
         alone, told = blind(train, valid, text, target)
         read = reader(train)
         right = np.mean([answer(valid[i], read) == valid[i][target] for i in range(len(valid))])
-        print(
-            f"{kind.kind}: majority {alone:.3f}, without the picture {told:.3f}, support vectors and the rule
-            {right:.3f}"
-        )
+        best = f"support vectors and the rule {right:.3f}"
+        print(f"{kind.kind}: majority {alone:.3f}, without the picture {told:.3f}, {best}")
 
 
 if __name__ == "__main__":
