@@ -194,7 +194,8 @@ def _encoders(data: Data) -> Iterator[Problem]:
     for name, entry in passes.items():
         if not isinstance(entry, Mapping):
             continue
-        named.update(s for s in list_of(entry.get("reads", [name])) if isinstance(s, str))
+        reads = entry.get("reads")
+        named.update([name] if reads is None else [s for s in list_of(reads) if isinstance(s, str)])
         encoder = entry.get("encoder", "shared")
         if isinstance(encoder, str) and encoder not in encoders:
             at = f"passes.{name}.encoder" if "encoder" in entry else f"passes.{name}"

@@ -35,7 +35,7 @@ def test_vlmos_second_stage_changes_the_experts_of_text_only(tmp_path, monkeypat
     before, after = weights(first), weights(second)
     shared = [name for name in after if name.startswith("encoders.shared.")]
     changed = {name for name in shared if not after[name].equal(before[name])}
-    text = {name for name in shared if ".mlp.text." in name or ".norm2.text." in name}
+    text = {name for name in shared if any(part in name for part in (".mlp.text.", ".norm2.text.", "within_text"))}
     assert changed <= text
     assert len(changed) > len(text) / 2  # below the last block of pairs all of them
     record = json.loads((second / "freeze.json").read_text())

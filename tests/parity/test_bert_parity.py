@@ -102,7 +102,7 @@ def test_a_range_of_blocks(prefix: str, tmp_path: Path) -> None:
         first = fill(encoder(3), f"{uri}#{prefix}encoder.layer.0-2")(embedded)
         found = fill(encoder(1), f"{uri}#{prefix}encoder.layer.3-3")(first)
     close(real(embedded, found.x), real(embedded, ask(model)["last_hidden_state"]))
-    with pytest.raises(WeightsError, match="no block 4, 5: .*blocks 0 to 3"):
+    with pytest.raises(WeightsError, match=r"no block 4, 5: .*blocks 0 to 3"):
         load_into(encoder(), f"{uri}#{prefix}encoder.layer.2-5", name="it")
 
 

@@ -43,7 +43,7 @@ class ExpertsEncoder(Encoder):
     rows of 14 patches, `[195]` for a line of 195 words, `[]` for a set. See `RelativePositions`.
 
     The route depends on what a sequence is made of and never on what is in it: all ranks take the same one through a
-    task's passes. An expert that none of them reaches gets no gradient.
+    task's passes. An expert that no pass reaches gets no gradient; engines differ in whether it decays: freeze it.
     """
 
     def __init__(
