@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from metaformer.testing import (
     metric_checks,
     objective_checks,
 )
+from metaformer.testing.check import component
 from metaformer.types import Target, TokenBatch
 
 SMALL = {"dim": 32, "depth": 2, "num_heads": 4}
@@ -42,7 +43,9 @@ HEADS: tuple[tuple[str, dict[str, Any]], ...] = (
     NUMBERS,
     EMBEDDING,
     TOKEN_CLASSES,
+    ("classification", {"num_classes": 5, "pooler": True, "hidden": 8}),
     ("segmentation", {"num_classes": 5, "hidden": 8, "drop": 0.1}),
+    ("language", {"stream": "left"}),
     ("forecast", {"horizon": 3, "channels": 2, "drop": 0.1}),
 )
 
@@ -67,13 +70,41 @@ def checks() -> Iterator[Check]:
         yield from objective_checks((name, knobs), {"label": head})
     pair = {"one": EMBEDDING, "other": EMBEDDING}
     yield from objective_checks(("contrastive", {"between": ("one", "other")}), pair)
+    yield from objective_checks(("contrastive", {"between": ("one", "other"), "loss": "sigmoid"}), pair)
     yield from objective_checks(("masked_patches", {"stream": "left", "standardize": True}), {})
+    words = {"words": ("language", {"stream": "left"})}
+    yield from objective_checks(("masked_language", {"head": "words", "stream": "left"}), words)
+    yield from _of_two_streams()
     yield from _metrics()
     yield from dataset_checks(("manifest", {}), files=manifest)
     yield from dataset_checks(("imagefolder", {}), files=imagefolder)
     yield from dataset_checks(("webdataset", {}), files=webdataset)
+    yield from dataset_checks(("described", {"templates": ("a {}", "the {}")}), files=described)
     if importlib.util.find_spec("datasets"):
         yield from dataset_checks(("huggingface", {"split": "train"}), files=huggingface)
+
+
+def _of_two_streams() -> Iterator[Check]:
+    """Objectives whose heads read one stream, the other, and both together."""
+
+    def reading(stream: str, use: tuple[str, dict[str, Any]]) -> Callable[[int], Head]:
+        def make(dim: int) -> Head:
+            head: Head = component("head", use, {"dim": dim})
+            head.reads = stream
+            return head
+
+        return make
+
+    streams = ("left", "right")
+    ends = {name: reading(name, EMBEDDING) for name in streams}
+    match = {"match": reading("joint", ("classification", {"num_classes": 2, "pool": "mean"}))}
+    hard = ("matching", {"head": "match", "between": streams})
+    yield from objective_checks(hard, {**ends, **match}, streams=streams)
+    replaced = ("matching", {"head": "match", "streams": streams, "negatives": "replace", "alignment": 0.1})
+    # In evaluation `replace` takes the next sample of the batch, whichever that is.
+    yield from (c for c in objective_checks(replaced, match, streams=streams) if c.name != "batch_order")
+    named = {"between": streams, "target": "label", "classes": ("cat", "dog", "eel")}
+    yield from objective_checks(("zero_shot", named), ends, streams=streams)
 
 
 class AnyHead(Head):
@@ -118,6 +149,8 @@ def _metrics() -> Iterator[Check]:
         ("iou", {}, classes),
         ("average_precision", {}, classes),
         ("average_precision", {}, multi),
+        ("score", {}, (logits, labels.nan_to_num(), Target("scores", 3))),
+        ("median_rank", {}, pairs),
         ("recall", {}, pairs),
         ("recall", {"top_k": 3, "direction": "there"}, pairs),
     )
@@ -148,6 +181,11 @@ def webdataset(root: Path) -> Mapping[str, Any]:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return {"shards": "shard.tar", "root": root}
+
+
+def described(root: Path) -> Mapping[str, Any]:
+    imagefolder(root)
+    return {"data": {"use": "imagefolder", "root": str(root)}}
 
 
 def huggingface(root: Path) -> Mapping[str, Any]:

@@ -24,6 +24,11 @@ def choose(objective, batch, **other):
     return objective.choose(raw, batch.present["caption"], 1)
 
 
+def logits_of(model, batch, at):
+    """What the head says about the text's tokens; nothing about the first token, which is no word."""
+    return F.pad(model.predict(batch, "words").value, (0, 0, 1, 0))[:, at]
+
+
 def test_words_are_chosen_whole_and_special_tokens_never():
     torch.manual_seed(0)
     _, objective, batch = made(", mask_ratio: 0.3")
@@ -72,7 +77,7 @@ def test_the_loss_is_cross_entropy_over_the_chosen_tokens():
     whole = pair_batch(model)
     whole.streams["caption"]["ids"] = seen
     at = model.place(whole, "pair", "caption")
-    logits = model.predict(whole, "words").value[:, at]
+    logits = logits_of(model, whole, at)
     theirs = F.cross_entropy(logits.transpose(1, 2), ids.masked_fill(~chosen, -100))
     torch.testing.assert_close(loss, theirs)
     said, right = batch.memo["judged", "words"]
@@ -112,8 +117,8 @@ def test_a_teachers_answers_are_mixed_in():
     hidden = pair_batch(model)
     hidden.streams["caption"]["ids"] = objective.hide(ids, chosen, model.tokenizer("caption").mask_id)
     at = model.place(hidden, "pair", "caption")
-    said = model.predict(hidden, "words").value[:, at][chosen]
-    soft = model.teacher.predict(hidden, "words").value[:, at][chosen].softmax(dim=1)
+    said = logits_of(model, hidden, at)[chosen]
+    soft = logits_of(model.teacher, hidden, at)[chosen].softmax(dim=1)
     hard = F.cross_entropy(said, ids[chosen])
     theirs = 0.6 * hard - 0.4 * (soft * said.log_softmax(dim=1)).sum(dim=1).mean()
     torch.testing.assert_close(loss, theirs)

@@ -148,6 +148,19 @@ def test_samples_that_lack_a_side_do_not_count():
     assert model.objectives["pairs"][0].count(model, batch) == {"match_match": 4}
 
 
+@pytest.mark.parametrize("knobs", [HARD, RANDOM + ", negatives: replace"])
+def test_the_first_objective_of_a_task_leaves_gradients_to_the_others(knobs):
+    """What it only looks at was made with gradient: the batch remembers it for everybody."""
+    model = pair_model(f"{{{knobs}}}", "{use: contrastive, between: [image, caption]}")
+    batch = pair_batch(model)
+    losses = [loss for objective in model.objectives["pairs"] for loss in objective(model, batch).values()]
+    for loss in losses:
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        assert model.tokenizers["image"].embed.proj.weight.grad.abs().sum() > 0
+        assert model.tokenizers["caption"].embedding.weight.grad.abs().sum() > 0
+
+
 def test_unimodal_passes_are_made_once():
     """Pairs are put together out of what was computed: the tokenizers see the batch once."""
     model = pair_model("{use: contrastive, between: [image, caption]}", f"{{{HARD}}}")

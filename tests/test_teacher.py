@@ -145,9 +145,10 @@ def test_descriptions_are_made_once_per_evaluation_and_anew_after_an_update():
     objective, batch = model.objectives["pairs"][0], pair_batch(model, what=torch.zeros(len(WORDS), dtype=torch.int64))
     calls = []
     model.tokenizers["caption"].register_forward_hook(lambda *_: calls.append(1))
-    for _ in range(3):
-        batch.memo.clear()
-        objective(model, batch)
+    with torch.no_grad():
+        for _ in range(3):
+            batch.memo.clear()
+            objective(model, batch)
     assert len(calls) == 1
     objective.updated(model, whole)
     batch.memo.clear()

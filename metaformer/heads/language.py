@@ -23,7 +23,7 @@ LAYOUT = {"transform": "transform.dense", "norm": "transform.LayerNorm"}
 
 
 class LanguageHead(Head):
-    """TokenBatch [B T D] → logits [B T V] over the vocabulary of `stream`: linear, gelu, norm, decoder.
+    """TokenBatch [B n+T D] → logits [B T V] over the vocabulary of `stream`: linear, gelu, norm, decoder.
 
     `tie`: the decoder's rows are the vectors that the stream's tokenizer gives its words, one parameter for both."""
 
@@ -57,7 +57,8 @@ class LanguageHead(Head):
         self.decoder.weight = vectors
 
     def forward(self, tokens: TokenBatch) -> Float[Tensor, "B T V"]:
-        return self.decoder(self.norm(F.gelu(self.transform(tokens.x))))
+        x = tokens.x[:, tokens.num_prefix :]
+        return self.decoder(self.norm(F.gelu(self.transform(x))))
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Out of BERT (`cls.predictions`), ALBEF, ViLT and VLMo (`mlm_score`): the bias may stand beside the

@@ -79,7 +79,8 @@ class Matching(Objective):
         self.temperature, self.gather, self.alignment = temperature, gather, alignment
         self.identity = same
         self.name = f"match_{head}"
-        self.uses = (head, *self.sides)
+        # The sides' own heads are looked at and not trained; what reads both sides is.
+        self.uses = (head,) if between is not None else (head, *self.sides)
         self.targets = {} if same is None else {same: Target("identity", 1)}
         self.judged = {head: Readout(Target("class", 2), "class")}
 
@@ -87,6 +88,12 @@ class Matching(Objective):
         sides = [model.sources(side) for side in self.sides]
         present = self._present(model, batch)
         rows = present[0] & present[1]
+        # Made with gradient, before they are looked at without: the batch remembers them for everybody.
+        for stream in sorted(set().union(*sides)):
+            model.tokens(batch, stream)
+        if self.negatives == "hard":
+            for side in self.sides:
+                model.predict(batch, side)
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
             allowed, first = self._allowed(model, batch, rows)
             weights = self._similar(model, batch, allowed)

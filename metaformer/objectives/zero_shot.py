@@ -70,7 +70,8 @@ class ZeroShot(Objective):
 
     def classes(self, model: MetaFormer, device: torch.device) -> Float[Tensor, "C E"]:
         """An embedding per class; in evaluation made once."""
-        if self._known is not None and not self.training:
+        keep = not self.training and not torch.is_grad_enabled()
+        if self._known is not None and keep:
             return self._known
         (stream,) = model.sources(self.between[1])
         preprocess = model.tokenizer(stream).preprocess
@@ -79,7 +80,7 @@ class ZeroShot(Objective):
         batch = Batch("zero_shot", {stream: raw}, {stream: here}, {}, self.prompts).to(device)
         each = model.predict(batch, self.between[1]).value.float()
         found = F.normalize(each.view(-1, self.num_templates, each.shape[1]).mean(dim=1), dim=1)
-        self._known = None if self.training else found
+        self._known = found if keep else None
         return found
 
     def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:

@@ -52,10 +52,17 @@ def _opening(use: Use, files: Callable[[Path], Mapping[str, Any]] | None) -> Cal
         return {} if files is None else files(_folder())
 
     def make() -> Dataset:
-        dataset: Dataset = component("dataset", (name, {**knobs, **places()}), {})
+        dataset: Dataset = component("dataset", (name, {**knobs, **places()}), {"open_data": _open})
         return dataset
 
     return make
+
+
+def _open(entry: Mapping[str, Any]) -> Dataset:
+    """The data set inside another one."""
+    knobs = {key: value for key, value in entry.items() if key != "use"}
+    dataset: Dataset = component("dataset", (entry["use"], knobs), {"open_data": _open})
+    return dataset
 
 
 def _folder() -> Path:

@@ -16,13 +16,15 @@ from metaformer.testing.check import Check, Use, checks_of, component, require, 
 from metaformer.types import TokenBatch
 
 KINDS = ("class", "classes", "values", "embedding")
+WORDS = 7
+"""Size of the vocabulary of the stream `left`."""
 
 
 def head_checks(make: Callable[[int], Head] | Use, *, dim: int = 32) -> Iterator[Check]:
     """Named checks of a head: of `(name, knobs)` as a recipe has them, or of a function of the stream's width."""
-    return checks_of(
-        _Kit(make if callable(make) else lambda width: component("head", make, {"dim": width}), dim), "head", make
-    )
+    wired = {"vocabularies": {"left": WORDS}}
+    factory = make if callable(make) else lambda width: component("head", make, {**wired, "dim": width})
+    return checks_of(_Kit(factory, dim), "head", make)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ from metaformer.types import IGNORE, Batch, Raw, Target, TokenBatch
 DIM = 16
 CONTENTS = 3
 """Numbers that the kit's tokens say they are made of."""
+WORDS = 7
+"""Size of the vocabulary that their ids are of; the first id hides a word."""
 LENGTHS = (5, 3, 2, 4)
 """Tokens of the samples of a batch."""
 
@@ -33,8 +35,9 @@ def objective_checks(
     """Named checks of an objective: of `(name, knobs)` as a recipe has them, or of a function of heads and widths.
 
     `heads` are what its knobs name, each as `(name, knobs)` or a function of the width; they read the first of
-    `streams` unless they set `reads`. Batches of random tokens and random targets are made of what it declares; the
-    tokens have positions and contents, and go through an encoder in which they see one another.
+    `streams` unless they set `reads`; `joint` is all streams as one sequence. Batches of random tokens and random
+    targets are made of what it declares; the tokens have ids, positions and contents, and go through an encoder in
+    which they see one another.
     """
     factory: Make = (
         make if callable(make) else lambda built, widths: component("objective", make, _wired(built, widths))
@@ -53,6 +56,8 @@ class _Kit(modules.ModuleKit):
         heads = {name: self._head(use) for name, use in self.heads.items()}
         tokenizers = {name: _Vectors() for name in self.streams}
         routes = {name: Route((name,), "kit") for name in self.streams}
+        if len(self.streams) > 1:
+            routes["joint"] = Route(self.streams, "kit")
         model = MetaFormer(tokenizers, {"kit": _Mean()}, routes, {}, {}, heads)
         objective = self.make(heads, dict.fromkeys(self.streams, DIM))
         model.add_objectives("kit", [objective])
@@ -67,7 +72,7 @@ class _Kit(modules.ModuleKit):
         return lambda: list(objective(module, self._batch(objective)).values())
 
     def _head(self, use: Callable[[int], Head] | Use) -> Head:
-        head: Head = use(DIM) if callable(use) else component("head", use, {"dim": DIM})
+        head: Head = use(DIM) if callable(use) else component("head", use, {"dim": DIM, **_vocabularies(self.streams)})
         head.reads = head.reads or self.streams[0]
         return head
 
@@ -82,7 +87,7 @@ class _Kit(modules.ModuleKit):
     def _blank(self, objective: Objective) -> Batch:
         """What other ranks' tasks run on: one sample that lacks everything."""
         mask = torch.ones(1, 1, dtype=torch.bool)
-        raw = {"values": torch.zeros(1, 1, DIM), "mask": mask}
+        raw = {"values": torch.zeros(1, 1, DIM), "ids": torch.zeros(1, 1, dtype=torch.int64), "mask": mask}
         targets = {key: stack_targets(target, [missing(target)]) for key, target in objective.targets.items()}
         absent = {name: torch.zeros(1, dtype=torch.bool) for name in self.streams}
         return Batch("kit", {name: dict(raw) for name in self.streams}, absent, targets, [""])
@@ -188,8 +193,12 @@ class _Kit(modules.ModuleKit):
 class _NoPreprocess(Preprocess):
     """Batches are made directly."""
 
-    def __call__(self, value: Tensor, train: bool) -> Raw:
-        return {"values": value, "mask": torch.ones(len(value), dtype=torch.bool)}
+    def __call__(self, value: Tensor | str, train: bool) -> Raw:
+        if isinstance(value, str):  # a sentence about a class: one token
+            letters = torch.tensor([*value.encode()][:DIM]) / 128
+            value = torch.nn.functional.pad(letters, (0, DIM - len(letters)))[None]
+        ids = torch.ones(len(value), dtype=torch.int64)
+        return {"values": value, "ids": ids, "mask": torch.ones(len(value), dtype=torch.bool)}
 
     def blank(self) -> Raw:
         return self(torch.zeros(1, DIM), False)
@@ -203,13 +212,16 @@ class _Vectors(Tokenizer):
     def __init__(self) -> None:
         super().__init__()
         self.preprocess, self.modality, self.num_contents = _NoPreprocess(), "kit", CONTENTS
+        self.num_ids, self.mask_id = WORDS, 0
         self.linear = nn.Linear(DIM, DIM)
         places = 0.1 * torch.randn(max(LENGTHS), DIM, generator=torch.Generator().manual_seed(5))
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, raw: Raw) -> TokenBatch:
         places = self.places[: raw["values"].shape[1]]
-        return TokenBatch(self.linear(raw["values"]) + places, raw["mask"], self.modality, positions=places)
+        return TokenBatch(
+            self.linear(raw["values"]) + places, raw["mask"], self.modality, ids=raw["ids"], positions=places
+        )
 
     def contents(self, raw: Raw) -> Float[Tensor, "B P E"]:
         return raw["values"][:, :, :CONTENTS]
@@ -228,7 +240,8 @@ class _Mean(Encoder):
 
 def _random_stream(draw: torch.Generator) -> Raw:
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    return {"values": torch.randn(*mask.shape, DIM, generator=draw) * mask[:, :, None], "mask": mask}
+    values = torch.randn(*mask.shape, DIM, generator=draw) * mask[:, :, None]
+    return {"values": values, "ids": torch.randint(1, WORDS, mask.shape, generator=draw) * mask, "mask": mask}
 
 
 def _random_targets(target: Target, draw: torch.Generator) -> Tensor:
@@ -278,4 +291,9 @@ def _total(losses: Mapping[str, Tensor]) -> Tensor:
 
 def _wired(heads: Mapping[str, Head], widths: Mapping[str, int]) -> dict[str, Any]:
     """What the core supplies."""
-    return {"task": "kit", "heads": heads, "widths": widths, "contents": dict.fromkeys(widths, CONTENTS)}
+    contents = dict.fromkeys(widths, CONTENTS)
+    return {"task": "kit", "heads": heads, "widths": widths, "contents": contents, **_vocabularies(widths)}
+
+
+def _vocabularies(streams: Iterable[str]) -> dict[str, dict[str, int]]:
+    return {"vocabularies": dict.fromkeys(streams, WORDS)}
