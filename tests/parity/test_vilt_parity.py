@@ -154,7 +154,7 @@ def test_hidden_words(tmp_path: Path) -> None:
     found = encoded(uri, tmp_path, words, {"pixels": pixels})
     head = fill(LanguageHead(DIM, {"text": SIZE}, stream="text"), uri)
     with torch.no_grad():
-        logits = head(found.with_x(found.x[:, :LENGTH])._replace(mask=found.mask[:, :LENGTH]))
+        logits = head(found.with_x(found.x[:, :LENGTH])._replace(mask=found.mask[:, :LENGTH], num_prefix=0))
     close(logits[words["mask"]], ask(model, words, pixels)["logits"][words["mask"]])
 
 
