@@ -55,10 +55,11 @@ def test_lits_picture_tower_is_locked(tmp_path, monkeypatch):
         assert after[name].equal(before[name.replace("encoders.vision", "encoders.shared")]), name
 
 
-@pytest.mark.parametrize("name", ["starter_questions", "starter_two_pictures"])
-def test_vilts_tasks_begin_with_its_pretraining(tmp_path, monkeypatch, name):
-    train(tmp_path, monkeypatch, "vilt/starter.yaml", f"vilt/{name}.yaml")
-    lock = json.loads(
-        (only_run(tmp_path / "runs", f"starter_vilt_{name.removeprefix('starter_')}") / "lock.json").read_text()
-    )
-    assert len(lock["weights"]) >= 4
+TASKS = [("vilt", "two_pictures"), ("albef", "entailment")]
+
+
+@pytest.mark.parametrize(("system", "name"), TASKS)
+def test_tasks_begin_with_pretraining(tmp_path, monkeypatch, system, name):
+    train(tmp_path, monkeypatch, f"{system}/starter.yaml", f"{system}/starter_{name}.yaml")
+    run = only_run(tmp_path / "runs", f"starter_{system}_{name}")
+    assert len(json.loads((run / "lock.json").read_text())["weights"]) >= 4

@@ -34,7 +34,9 @@ class Size:
 
 
 BASE, LARGE = Size(768, 12, 12), Size(1024, 24, 16)
-SIZES = pytest.mark.parametrize("size", [BASE, LARGE], ids=["base", "large"])
+WHOLE = pytest.param(LARGE, marks=pytest.mark.thorough)
+"""Half a minute for the same layouts with more of everything."""
+SIZES = pytest.mark.parametrize("size", [BASE, WHOLE], ids=["base", "large"])
 
 
 @pytest.fixture(autouse=True)
