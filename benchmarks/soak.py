@@ -30,7 +30,7 @@ BAR = 1024
 """Bytes per step."""
 
 
-FILES = 2
+FILES = 8
 """How many open files come and go with evaluations and data workers."""
 
 
