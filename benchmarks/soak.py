@@ -30,7 +30,7 @@ BAR = 1024
 """Bytes per step."""
 
 
-FILES = 8
+FILES = 4
 """How many open files come and go with evaluations and data workers."""
 
 
