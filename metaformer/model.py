@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from metaformer.base import Bridge, Encoder, Head, Objective, Tokenizer
-from metaformer.sequence import TypeVectors, join
+from metaformer.layers.join import join
+from metaformer.sequence import TypeVectors
 from metaformer.trainable import set_mode
 from metaformer.types import Batch, Prediction, TokenBatch
 from metaformer.views import inherited
@@ -152,6 +154,10 @@ class MetaFormer(nn.Module):
                 return slice(start, start + length)
             start += length
         raise KeyError(f"{stream} is not read by {name}")
+
+    def present(self, batch: Batch, name: str) -> Bool[Tensor, B]:
+        """Samples that have anything of what a stream or head needs; known without a pass."""
+        return torch.stack([batch.present[stream] for stream in sorted(self.sources(name))]).any(dim=0)
 
     def forward(self, batch: Batch) -> dict[str, Prediction]:
         """Predictions of every head whose streams the batch carries: the inference path."""

@@ -54,7 +54,7 @@ def largest(count: int, device: torch.device) -> int:
     return int(most)
 
 
-def gather(rows: Shaped[Tensor, B * S], value: int = 0, most: int | None = None) -> Shaped[Tensor, R * S]:
+def gather(rows: Shaped[Tensor, "B ..."], value: int = 0, most: int | None = None) -> Shaped[Tensor, "R ..."]:
     """The rows of all ranks, rank after rank, each rank's filled up with `value` to the largest number of them
     (`most`, where it is known): R = ranks x most. Called on all ranks alike."""
     if world() == 1:

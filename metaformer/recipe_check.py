@@ -298,13 +298,12 @@ def _batch(data: Data) -> Iterator[Problem]:
 
 
 def _data(data: Data) -> Iterator[Problem]:
-    tasks = mapping(data, "tasks")
-    idle = [task for task in tasks if mapping(data, "tasks", task).get("data") is not None
-            and not any(mapping(data, "tasks", task, "data").get(which) for which in ("train", "valid"))]  # fmt: skip
+    entries = {task: mapping(data, "tasks", task).get("data") for task in mapping(data, "tasks")}
+    given = {task: entry for task, entry in entries.items() if isinstance(entry, Mapping)}
+    idle = [task for task, entry in given.items() if not entry.get("train") and not entry.get("valid")]
     for task in idle:
         yield Problem(f"tasks.{task}.data", "neither `train` nor `valid` data", "give it one of them, or both")
-    data_of = [mapping(data, "tasks", task).get("data") for task in tasks]
-    if data_of and not idle and all(isinstance(d, Mapping) and not d.get("train") for d in data_of):
+    if given and given.keys() == entries.keys() and not idle and not any(e.get("train") for e in given.values()):
         yield Problem("tasks", "no task has data to train on", "give one of them `data.train`")
 
 

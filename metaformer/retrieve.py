@@ -22,8 +22,9 @@ from metaformer.data.loader import Reader, eval_addresses, load_batches
 from metaformer.durable import write_atomic
 from metaformer.errors import DataError, UsageError
 from metaformer.evaluate import eval_batch, restore
-from metaformer.metrics.retrieval import distinct, median_rank, rank_in, recall
+from metaformer.metrics.retrieval import distinct, median_rank, rank_in, recall, things
 from metaformer.model import MetaFormer
+from metaformer.objectives.matching import MATCH
 from metaformer.report.console import Console
 from metaformer.run import find_run, open_run
 from metaformer.types import UNKNOWN, Batch, TokenBatch
@@ -32,8 +33,6 @@ from metaformer.views import repaired
 TOP = (1, 5, 10)
 AT_ONCE = 64
 """Pairs that are read jointly at a time."""
-MATCH = 1
-"""Class of a matching head that says that a pair belongs together."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,7 @@ def collect(
                 tokens.append(_rows(found, rows))
     everything = Batch(reader.task, {}, {}, {}, [""] * sum(map(len, ones)))
     everything.memo.update({key: _together(tokens) for key, tokens in kept.items()})
-    identity = torch.cat(identities)
-    # A sample that does not say what it is is a thing of its own.
-    identity = torch.where(identity == UNKNOWN, -2 - torch.arange(len(identity)), identity)
-    return Pool(torch.cat(ones), torch.cat(others), identity, everything)
+    return Pool(torch.cat(ones), torch.cat(others), things(torch.cat(identities)), everything)
 
 
 def _beginnings(model: MetaFormer, name: str) -> list[tuple[str, str]]:

@@ -46,14 +46,14 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def begin(self, model: MetaFormer) -> None:
         """Take over the student's weights, which are whole."""
-        mine = dict(self._named())
-        for name, tensor in _tensors(model):
+        mine = dict(self.twin.named_buffers())
+        for name, tensor in (*_parameters(model), *_buffers(model)):
             mine[name].copy_(tensor)
 
     @torch.no_grad()
     def follow(self, model: MetaFormer, whole: Whole) -> None:
         """One step after the student, on all ranks alike. Buffers are taken over as they are."""
-        mine = dict(self._named())
+        mine = dict(self.twin.named_buffers())
         trained = [(name, p) for name, p in _parameters(model) if p.requires_grad]
         for some in _pieces(trained):
             with whole([p for _, p in some]):
@@ -61,9 +61,6 @@ class Teacher(nn.Module):
                     mine[name].mul_(self.momentum).add_(parameter.to(mine[name].dtype), alpha=1 - self.momentum)
         for name, buffer in _buffers(model):
             mine[name].copy_(buffer)
-
-    def _named(self) -> Iterator[tuple[str, Tensor]]:
-        return self.twin.named_buffers()
 
     # What it says, without gradient, once per batch.
 
@@ -104,11 +101,6 @@ def _parameters(model: MetaFormer) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _buffers(model: MetaFormer) -> Iterator[tuple[str, Tensor]]:
     return ((name, b) for name, b in model.named_buffers() if not name.startswith(("objectives.", "teacher.")))
-
-
-def _tensors(model: MetaFormer) -> Iterator[tuple[str, Tensor]]:
-    yield from _parameters(model)
-    yield from _buffers(model)
 
 
 def _demote(module: nn.Module) -> None:

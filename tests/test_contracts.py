@@ -99,7 +99,7 @@ MAY_IMPORT = {
     "teacher": {"base", "model", "types"},
     "objectives": {"base", "errors", "layers", "objectives", "ranks", "types", "views"},
     "metrics": {"base", "errors", "metrics", "types"},
-    "model": {"base", "errors", "sequence", "trainable", "types", "views"},
+    "model": {"base", "errors", "layers", "sequence", "trainable", "types", "views"},
     "gradients": {"base", "data", "engine", "model", "recipe", "types"},
     "trainable": {"errors", "layers", "recipe"},
     "data": {"base", "data", "errors", "types"},

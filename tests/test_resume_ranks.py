@@ -88,7 +88,7 @@ def test_teacher_queue_and_pointer_survive(runs, case):
     ours, theirs = (weights(path(output, part, case)) for part in ("parts", "straight"))
     state = [name for name in theirs if name.startswith((TEACHER, QUEUE)) and not name.endswith("temperature")]
     assert {"teacher.twin.heads.words.linear.weight", f"{QUEUE}queue_one", f"{QUEUE}pointer"} <= set(state)
-    assert int(theirs[f"{QUEUE}updates"]) == 20
+    assert int(theirs[f"{QUEUE}alpha.updates"]) == 20
     assert all(ours[name].equal(theirs[name]) for name in state)
 
 

@@ -167,7 +167,7 @@ class PatchEmbedding(nn.Module):
         return {f"{prefix}{name}": tensor for name, tensor in _published(source, self).items()}
 
 
-def _grids(real: Bool[Tensor, B * G]) -> list[Grid]:
+def _grids(real: Bool[Tensor, "B ..."]) -> list[Grid]:
     """How far each sample's patches reach along every axis, 1 at least."""
     axes = range(1, real.ndim)
     sides = [real.movedim(axis, 1).flatten(2).any(dim=2).sum(dim=1).clamp(min=1).tolist() for axis in axes]

@@ -41,8 +41,7 @@ class Retrieval(Metric):
     def ranks(self) -> list[Float[Tensor, "Q 2"]]:
         """Per direction, for each query: how many keys are nearer than its nearest partner, and how many as near."""
         one, other, identity = _everywhere(self.rows)
-        # A sample that does not say what it is is a thing of its own.
-        own = torch.where(identity == UNKNOWN, -2 - torch.arange(len(identity)), identity)
+        own = things(identity)
         asks = {"there": [(one, other)], "back": [(other, one)], "both": [(one, other), (other, one)]}
         found = []
         for queries, keys in asks[self.direction]:
@@ -91,6 +90,11 @@ def median_rank(ranks: Float[Tensor, "Q 2"]) -> float:
         return float("nan")
     above, beside = ranks.double().unbind(dim=1)
     return float((above + beside / 2).quantile(0.5)) + 1
+
+
+def things(identity: Int[Tensor, N]) -> Int[Tensor, N]:
+    """Identities in which a sample that does not say what it is is a thing of its own."""
+    return torch.where(identity == UNKNOWN, -2 - torch.arange(len(identity)), identity)
 
 
 SAME = 1e-4

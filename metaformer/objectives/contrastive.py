@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from metaformer.base import Head, Objective, Whole
 from metaformer.errors import MetaformerError
+from metaformer.objectives.ramp import Ramp
 from metaformer.ranks import gather, largest, rank
 from metaformer.types import UNKNOWN, Batch, Prediction, Target
 from metaformer.views import chunks, equal_rows
@@ -63,8 +64,8 @@ class Contrastive(Objective):
     negatives of a large one, at one more forward pass. Nothing of it is shared with other objectives.
     """
 
+    temperature: Tensor
     pointer: Int[Tensor, 1]
-    updates: Int[Tensor, 1]
     queue_one: Float[Tensor, "Q E"]
     queue_other: Float[Tensor, "Q E"]
     queue_identity: Int[Tensor, Q]
@@ -91,7 +92,7 @@ class Contrastive(Objective):
         chunk: Annotated[int, Field(gt=0)] | None = None,
     ) -> None:
         super().__init__()
-        size = _fitting(heads, between)
+        size = embedding_size(heads, between, "contrastive")
         self.between, self.uses, self.pairs = between, between, (between,)
         self.name = f"contrast_{between[0]}_{between[1]}"
         self.targets = {} if same is None else {same: Target("identity", 1)}
@@ -102,21 +103,19 @@ class Contrastive(Objective):
         if chunk is not None and teacher is not None:
             raise MetaformerError("contrast in chunks", "with a teacher", "leave one of the two out")
         self.gather, self.loss, self.label_smoothing, self.chunk = gather, loss, label_smoothing, chunk
-        self.alpha, self.alpha_steps, self.queue = alpha, alpha_steps, queue
+        self.queue, self.alpha = queue, Ramp(alpha, alpha_steps)
         self.log = temperature_as == "log"
         if max_temperature is not None and min_temperature is not None and min_temperature > max_temperature:
             found = f"min_temperature {min_temperature} is above max_temperature {max_temperature}"
             raise MetaformerError("bounds of the temperature", found, "swap them")
         self.bounds = (min_temperature or 0.0, max_temperature or math.inf)
         # One axis: DeepSpeed cannot partition a parameter without any.
-        self.temperature = nn.Parameter(torch.full((1,), math.log(1 / temperature) if self.log else temperature))
-        if not learn_temperature:
-            kept = self.temperature.detach()
-            del self.temperature
-            self.register_buffer("temperature", kept)
+        start = torch.full((1,), math.log(1 / temperature) if self.log else temperature)
+        if learn_temperature:
+            self.temperature = nn.Parameter(start)
+        else:
+            self.register_buffer("temperature", start)
         self.bias = nn.Parameter(torch.full((1,), -10.0)) if loss == "sigmoid" else None
-        if alpha_steps:
-            self.register_buffer("updates", torch.zeros(1, dtype=torch.int64))
         if queue:
             for end in ("one", "other"):
                 self.register_buffer(f"queue_{end}", torch.zeros(queue, size))
@@ -159,7 +158,7 @@ class Contrastive(Objective):
             if self.momentum is not None:
                 with torch.no_grad():
                     soft = (teacher @ answering.T * scale).masked_fill(~real, FAR).softmax(dim=1)
-                share = self._share()
+                share = self.alpha.now()
                 target = share * soft + (1 - share) * target
             if self.label_smoothing:
                 target = (1 - self.label_smoothing) * target + self.label_smoothing * real / real.sum(1, keepdim=True)
@@ -181,7 +180,8 @@ class Contrastive(Objective):
         first = 0
         if self.gather and self.training:
             most = largest(len(mine.one), mine.one.device)
-            mine = Keys(*(gather(part, UNKNOWN if i == 3 else 0, most) for i, part in enumerate(mine)))
+            one, other, real = (gather(part, most=most) for part in (mine.one, mine.other, mine.real))
+            mine = Keys(one, other, real, gather(mine.identity, UNKNOWN, most))
             first = rank() * most
         if not self.queue:
             return mine, first
@@ -214,9 +214,6 @@ class Contrastive(Objective):
         bounded: Tensor = _Bounded.apply(self.temperature, low, high)  # type: ignore[no-untyped-call]
         return bounded.exp() if self.log else 1 / bounded
 
-    def _share(self) -> Tensor | float:
-        return self.alpha * (self.updates / self.alpha_steps).clamp(max=1) if self.alpha_steps else self.alpha
-
     def _embed(self, model: MetaFormer, batch: Batch) -> None:
         """Leave both heads' embeddings in the batch's memo, a chunk at a time where the recipe says so."""
         if self.chunk is None or len(batch) <= self.chunk or batch.view is not None:
@@ -238,14 +235,11 @@ class Contrastive(Objective):
         return *one, *other
 
     def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:
-        present = [
-            torch.stack([batch.present[stream] for stream in model.sources(name)]).any(dim=0) for name in self.between
-        ]
-        return {self.name: float((present[0] & present[1]).sum())}
+        one, other = (model.present(batch, name) for name in self.between)
+        return {self.name: float((one & other).sum())}
 
     def updated(self, model: MetaFormer, whole: Whole) -> None:
-        if self.alpha_steps:
-            self.updates += 1
+        self.alpha.move_on()
 
 
 Said = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -271,15 +265,16 @@ class _Bounded(torch.autograd.Function):
         return grad.masked_fill(outward, 0.0), None, None
 
 
-def _fitting(heads: Mapping[str, Head], between: tuple[str, str]) -> int:
+def embedding_size(heads: Mapping[str, Head], between: tuple[str, str], objective: str) -> int:
     """The common size of two heads' embeddings. Raises MetaformerError."""
     for name in between:
         if name not in heads:
-            raise MetaformerError(f"objective contrastive reads head {name!r}", f"heads: {', '.join(heads)}")
+            raise MetaformerError(f"objective {objective} reads head {name!r}", f"heads: {', '.join(heads)}")
         if heads[name].predicts != "embedding":
-            found = f"it predicts {heads[name].predicts!r}"
-            raise MetaformerError(f"objective contrastive reads head {name!r}", found, "use head projection")
+            found = f"no head of embeddings: it predicts {heads[name].predicts!r}"
+            raise MetaformerError(f"objective {objective} reads head {name!r}", found, "use head projection")
     one, other = (heads[name] for name in between)
     if one.size != other.size:
-        raise MetaformerError(f"contrast between {between}", f"sizes {one.size} and {other.size}", "make them equal")
+        found = f"sizes {one.size} and {other.size}"
+        raise MetaformerError(f"objective {objective} between {between}", found, "make them equal")
     return one.size

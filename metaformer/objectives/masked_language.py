@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from metaformer.base import Head, Objective, Whole
 from metaformer.errors import MetaformerError
+from metaformer.objectives.ramp import Ramp
 from metaformer.types import Batch, Raw, Readout, Target, TokenBatch
 from metaformer.views import altered
 
@@ -37,8 +38,6 @@ class MaskedLanguage(Objective):
     updates over which that share grows from 0.
     Loss: mean over the chosen tokens. In evaluation the same places are chosen in every run.
     """
-
-    updates: Int[Tensor, 1]
 
     def __init__(
         self,
@@ -63,13 +62,11 @@ class MaskedLanguage(Objective):
             do = f"use head: {{use: language, stream: {stream}}}"
             raise MetaformerError(f"objective masked_language reads head {head!r}", found, do)
         self.head, self.stream, self.mask_ratio, self.whole_words = head, stream, mask_ratio, whole_words
-        self.momentum, self.alpha, self.alpha_steps = teacher, alpha, alpha_steps
+        self.momentum, self.alpha = teacher, Ramp(alpha, alpha_steps)
         self.size = vocabularies[stream]
         self.name = f"masked_{stream}"
         self.uses, self.targets = (head,), {}
         self.judged = {head: Readout(Target("classes", self.size), "classes")}
-        if alpha_steps:
-            self.register_buffer("updates", torch.zeros(1, dtype=torch.int64))
 
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
         raw = batch.streams[self.stream]
@@ -86,7 +83,7 @@ class MaskedLanguage(Objective):
             assert model.teacher is not None
             theirs = _picked(model.teacher.stream(view, reads), at, order, chosen)
             soft = model.teacher.read(self.head, theirs).value.float().softmax(dim=-1)
-            share = self.alpha * (self.updates / self.alpha_steps).clamp(max=1) if self.alpha_steps else self.alpha
+            share = self.alpha.now()
             terms = (1 - share) * terms - share * (soft * said.log_softmax(dim=-1)).sum(dim=-1)
         if not self.training:
             batch.memo["judged", self.head] = (said[chosen], right[chosen])
@@ -132,8 +129,7 @@ class MaskedLanguage(Objective):
         return mask
 
     def updated(self, model: MetaFormer, whole: Whole) -> None:
-        if self.alpha_steps:
-            self.updates += 1
+        self.alpha.move_on()
 
 
 def _first(hidden: Bool[Tensor, "B T"]) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:

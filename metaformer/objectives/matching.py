@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from metaformer.base import Head, Objective
 from metaformer.errors import MetaformerError
-from metaformer.objectives.contrastive import FAR, Contrastive
+from metaformer.objectives.contrastive import FAR, Contrastive, embedding_size
 from metaformer.objectives.transport import transport_distance
 from metaformer.ranks import gather, largest, rank
 from metaformer.types import UNKNOWN, Batch, Readout, Target
@@ -67,14 +67,13 @@ class Matching(Objective):
             found = f"heads: {', '.join(heads)}" if head not in heads else "it is not of two classes"
             raise MetaformerError(f"objective matching reads head {head!r}", found, "use a classification head of 2")
         if (between is None) == (streams is None):
-            raise MetaformerError("objective matching", "`between` and `streams` say the sides twice, or not at all",
-                                  "give two embedding heads, or two streams")  # fmt: skip
+            found = "`between` and `streams` say the sides twice, or not at all"
+            raise MetaformerError("objective matching", found, "give two embedding heads, or two streams")
         if negatives == "hard" and between is None:
             do = "give `between: [HEAD, HEAD]`, or negatives: random"
             raise MetaformerError("objective matching with hard negatives", "no embeddings to compare", do)
-        for name in between or ():
-            if name not in heads or heads[name].predicts != "embedding":
-                raise MetaformerError(f"objective matching compares {name!r}", "no head of embeddings", "name two")
+        if between is not None:
+            embedding_size(heads, between, "matching")
         self.head, self.sides, self.negatives = head, cast(tuple[str, str], between or streams), negatives
         self.temperature, self.gather, self.alignment = temperature, gather, alignment
         self.identity = same
@@ -86,8 +85,8 @@ class Matching(Objective):
 
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
         sides = [model.sources(side) for side in self.sides]
-        present = self._present(model, batch)
-        rows = present[0] & present[1]
+        one_side, other_side = (model.present(batch, side) for side in self.sides)
+        rows = one_side & other_side
         # Made with gradient, before they are looked at without: the batch remembers them for everybody.
         for stream in sorted(set().union(*sides)):
             model.tokens(batch, stream)
@@ -95,18 +94,21 @@ class Matching(Objective):
             for side in self.sides:
                 model.predict(batch, side)
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-            allowed, first = self._allowed(model, batch, rows)
-            weights = self._similar(model, batch, allowed)
+            most = largest(len(rows), rows.device) if self.gather else len(rows)
+            first = rank() * most if self.gather else 0
+            allowed = self._allowed(model, batch, rows, most, first)
+            there, back = self._similar(model, batch, allowed, most)
         own = torch.arange(len(rows), device=rows.device) + first
         if self.negatives == "replace":
-            return self._replaced(model, batch, rows, sides, allowed[1], own)
-        partners = [self._choose(w, a) for w, a in zip(weights, allowed, strict=True)]
-        wrong = [a.any(dim=1) & rows for a in allowed]
-        # First every text with a wrong picture, then every picture with a wrong text.
-        one, other = torch.cat([partners[1], own]), torch.cat([own, partners[0]])
+            return self._replaced(model, batch, rows, sides, allowed, own)
+        # First every text with a wrong picture, then every picture with a wrong text; drawn the other way round.
+        wrong_other = self._choose(there, allowed)
+        wrong_one = self._choose(back, allowed)
+        one, other = torch.cat([wrong_one, own]), torch.cat([own, wrong_other])
         view = repaired(batch, self._rows(sides, one, other), self.gather)
         value = torch.cat([model.predict(batch, self.head).value, model.predict(view, self.head).value]).float()
-        counts = torch.cat([rows, wrong[1], wrong[0]])
+        wrong = allowed.any(dim=1)
+        counts = torch.cat([rows, wrong, wrong])
         right = torch.cat([torch.full_like(own, MATCH), torch.zeros_like(one)])
         losses = {self.name: self._mean(value, right, counts, 3 * rows.sum())}
         if self.alignment:
@@ -141,39 +143,33 @@ class Matching(Objective):
         self._judge(batch, value, right, rows)
         return losses
 
-    def _present(self, model: MetaFormer, batch: Batch) -> list[Bool[Tensor, B]]:
-        return [
-            torch.stack([batch.present[stream] for stream in sorted(model.sources(side))]).any(dim=0)
-            for side in self.sides
-        ]
-
-    def _allowed(self, model: MetaFormer, batch: Batch, rows: Bool[Tensor, B]) -> tuple[list[Bool[Tensor, "B K"]], int]:
-        """Which rows may be a wrong partner: of the second side for a first, of the first for a second; and where this
-        rank's own rows begin among them."""
+    def _allowed(
+        self, model: MetaFormer, batch: Batch, rows: Bool[Tensor, B], most: int, first: int
+    ) -> Bool[Tensor, "B K"]:
+        """Which rows, `most` of each rank where they are gathered, may be a row's wrong partner on either side."""
         numbers = [] if self.identity is None else [batch.targets[self.identity]]
         for stream in sorted(set().union(*(model.sources(side) for side in self.sides))):
             numbers.append(text_numbers(model.tokens(batch, stream)))
-        first, real, everybody = 0, rows, numbers
+        everybody, real = numbers, rows
         if self.gather:
-            most = largest(len(rows), rows.device)
-            first = rank() * most
-            real, everybody = gather(rows, most=most), [gather(n, UNKNOWN, most) for n in numbers]
+            everybody, real = [gather(n, UNKNOWN, most) for n in numbers], gather(rows, most=most)
         own = torch.arange(len(rows), device=rows.device) + first
         allowed = rows[:, None] & real[None, :] & (own[:, None] != torch.arange(len(real), device=rows.device)[None, :])
         for mine, theirs in zip(numbers, everybody, strict=True):
             allowed &= ~equal_rows(mine, theirs)
-        return [allowed, allowed], first
+        return allowed
 
     def _similar(
-        self, model: MetaFormer, batch: Batch, allowed: Sequence[Bool[Tensor, "B K"]]
-    ) -> list[Float[Tensor, "B K"]]:
-        """Logits of the draw, for either direction."""
+        self, model: MetaFormer, batch: Batch, allowed: Bool[Tensor, "B K"], most: int
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
+        """Logits of the draws: of a second side for each first, of a first for each second."""
         if self.negatives != "hard":
-            return [torch.zeros_like(a, dtype=torch.float32) for a in allowed]
+            even = torch.zeros_like(allowed, dtype=torch.float32)
+            return even, even
         one, other = (model.predict(batch, name).value.float() for name in self.sides)
-        keys = [gather(e) if self.gather else e for e in (one, other)]
+        ones, others = (gather(e, most=most) if self.gather else e for e in (one, other))
         scale = self._scale(model, batch.task)
-        return [one @ keys[1].T * scale, other @ keys[0].T * scale]
+        return one @ others.T * scale, other @ ones.T * scale
 
     def _scale(self, model: MetaFormer, task: str) -> Tensor | float:
         """That of the task's contrast between the same heads; else this objective's own."""
@@ -220,6 +216,6 @@ class Matching(Objective):
             batch.memo["judged", self.head] = (value[counts], right[counts])
 
     def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:
-        present = self._present(model, batch)
-        number = float((present[0] & present[1]).sum())
+        one, other = (model.present(batch, side) for side in self.sides)
+        number = float((one & other).sum())
         return {self.name: number} | ({f"align_{self.head}": number} if self.alignment else {})

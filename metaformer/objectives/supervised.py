@@ -50,7 +50,7 @@ class Supervised(Objective):
     def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:
         target = batch.targets[self.target]
         counts = ~target.isnan() if target.is_floating_point() else target != IGNORE
-        present = torch.stack([batch.present[stream] for stream in model.sources(self.head)]).any(dim=0)
+        present = model.present(batch, self.head)
         return {self.head: float((counts & present.view(-1, *[1] * (target.dim() - 1))).sum())}
 
     @abstractmethod

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from metaformer.base import Head, Objective, Whole
 from metaformer.errors import MetaformerError
+from metaformer.objectives.contrastive import embedding_size
 from metaformer.types import IGNORE, Batch, Readout, Target
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ class ZeroShot(Objective):
         temperature: Annotated[float, Field(gt=0)] = 0.01,
     ) -> None:
         super().__init__()
-        for name in between:
-            if name not in heads or heads[name].predicts != "embedding":
-                raise MetaformerError(f"objective zero_shot compares {name!r}", "no head of embeddings", "name two")
+        embedding_size(heads, between, "zero_shot")
         wrong = [t for t in templates if "{}" not in t]
         if wrong:
             raise MetaformerError("templates of zero_shot", f"no {{}} in {wrong[0]!r}", "put {} where the name goes")
@@ -84,7 +83,7 @@ class ZeroShot(Objective):
         return found
 
     def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:
-        present = torch.stack([batch.present[s] for s in model.sources(self.between[0])]).any(dim=0)
+        present = model.present(batch, self.between[0])
         return {"zero_shot": float(((batch.targets[self.target] != IGNORE) & present).sum())}
 
     def updated(self, model: MetaFormer, whole: Whole) -> None:

@@ -22,6 +22,7 @@ from metaformer.layers import Block
 from metaformer.layers.attention import key_mask
 from metaformer.types import TokenBatch
 from metaformer.weights.load import load_into
+from tests.parity.towers import randomise
 
 TOLERANCE = 1e-5
 LENGTHS, SEEN = (7, 5, 2), (3, 9, 6)
@@ -37,18 +38,6 @@ def _seed() -> None:
 def padded(lengths: tuple[int, ...], dim: int, modality: str) -> TokenBatch:
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     return TokenBatch(torch.randn(*mask.shape, dim), mask, modality, num_prefix=1)
-
-
-@torch.no_grad()
-def randomise(model: nn.Module) -> nn.Module:
-    """Values that no initialisation would give: norms and biases too."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
-            parameter.uniform_(0.6, 1.4) if name.endswith("weight") else parameter.uniform_(-0.2, 0.2)
-        else:
-            width = 1.2 / parameter[0].numel() ** 0.5
-            parameter.uniform_(-width, width)
-    return model.eval()
 
 
 @torch.no_grad()

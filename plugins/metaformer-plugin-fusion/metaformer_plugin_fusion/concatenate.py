@@ -6,7 +6,7 @@ Source: the sequences of ViLT (arXiv 2102.03334), and its head for two pictures 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from metaformer.base import Bridge, masked_mean
 from metaformer.errors import MetaformerError, WeightsError
 from metaformer.layers.init import init_transformer
+from metaformer.layers.join import join
 from metaformer.types import TokenBatch
 
 
@@ -87,18 +88,8 @@ class ConcatenateBridge(Bridge):
 
 
 def _sequence(tokens: Sequence[TokenBatch]) -> TokenBatch:
-    ids = [t.ids for t in tokens]
-    positions = [None if t.positions is None else t.positions.expand_as(t.x) for t in tokens]
-    mask = torch.cat([t.mask for t in tokens], dim=1)
-    return TokenBatch(
-        x=torch.cat([t.x for t in tokens], dim=1).masked_fill(~mask[:, :, None], 0.0),
-        mask=mask,
-        modality=_name(tokens),
-        ids=None if any(i is None for i in ids) else torch.cat(cast(list[Tensor], ids), dim=1),
-        num_prefix=tokens[0].num_prefix,
-        positions=None if any(p is None for p in positions) else torch.cat(cast(list[Tensor], positions), dim=1),
-        joined=tuple(part for t in tokens for part in t.parts),
-    )
+    joined = join(tokens)
+    return joined.with_x(joined.x.masked_fill(~joined.mask[:, :, None], 0.0))
 
 
 def _name(tokens: Sequence[TokenBatch]) -> str:
