@@ -16,7 +16,7 @@ from metaformer_plugin_experts.encoder import ExpertsEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metaformer.sequence import join
+from metaformer.layers.join import join
 from metaformer.types import TokenBatch
 from metaformer.weights.load import load_into
 from metaformer.weights.receipt import Receipt

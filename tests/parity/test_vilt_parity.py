@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from metaformer.encoders.transformer import TransformerEncoder
 from metaformer.heads.classification import ClassificationHead
 from metaformer.heads.language import LanguageHead
-from metaformer.sequence import TypeVectors, join
+from metaformer.layers.join import join
+from metaformer.sequence import TypeVectors
 from metaformer.types import TokenBatch
 from tests.parity.towers import close, fill, ids_of, randomise, save, text_tokenizer
 

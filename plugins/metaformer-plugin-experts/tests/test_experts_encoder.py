@@ -10,11 +10,11 @@ from metaformer_plugin_experts.encoder import ExpertsEncoder
 from torch import nn
 
 from metaformer.errors import MetaformerError, RecipeError
+from metaformer.layers.join import join
 from metaformer.layers.recompute import recompute
 from metaformer.recipe import Lora
 from metaformer.registry import registry
 from metaformer.schema import construct
-from metaformer.sequence import join
 from metaformer.trainable import digest, freeze, insert_lora, parameter_groups
 from metaformer.types import TokenBatch
 
