@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from metaformer_plugin_audio.tokenizer import AudioTokenizer
 from metaformer_plugin_image.tokenizer import ImageTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -147,3 +148,19 @@ def test_stems(frames: bool, stem: str, tmp_path: Path) -> None:
         y = y.flatten(2).transpose(1, 2)
         y = torch.cat([first.expand(2, -1, -1), y if frames else norm(y)], dim=1) + places
         close(ours({"pixels": pixels}).x, y)
+
+
+def test_the_stem_of_sound(tmp_path: Path) -> None:
+    """Patches that overlap, and positions on mel bins and frames."""
+    conv, norm = nn.Conv2d(1, DIM, 16, 10, bias=False), nn.LayerNorm(DIM)
+    randomise(nn.ModuleList([conv, norm]))
+    first, places = torch.randn(1, 1, DIM), torch.randn(1, 1 + 3 * 6, DIM)
+    state = {"rgbt_stem.proj.weight": conv.weight, "cls_token": first, "pos_embedding_helper.pos_embed": places}
+    state |= {f"rgbt_stem.norm_layer.{part}": getattr(norm, part) for part in ("weight", "bias")}
+    tokenizer = AudioTokenizer(DIM, mel_bins=40, max_frames=70, bias=False, stem_norm=True)
+    ours = fill(tokenizer, save(state, tmp_path))
+    x = torch.randn(2, 1, 40, 70)
+    with torch.no_grad():
+        y = norm(conv(x).flatten(2).transpose(1, 2))
+        y = torch.cat([first.expand(2, -1, -1), y], dim=1) + places
+        close(ours({"values": x, "mask": torch.ones(2, 70, dtype=torch.bool)}).x, y)

@@ -42,6 +42,7 @@ class AudioTokenizer(Tokenizer):
 
     A sound of T frames has 1 + (T - patch) // stride columns; what is left of the last stride is not looked at.
     `patch_size` and `stride` are one number or (mel bins, frames); (mel_bins, n) makes a token of every n frames.
+    `stem_norm`: a norm of the projected patches, as ImageBind has; its projection has no `bias`.
     """
 
     preprocess: AudioPreprocess
@@ -60,6 +61,8 @@ class AudioTokenizer(Tokenizer):
         stride: Size | tuple[Size, Size] | None = 10,
         class_tokens: Literal[0, 1, 2] = 1,
         positions: Positions = "learned",
+        bias: bool = True,
+        stem_norm: bool = False,
         padding: Padding = "mask",
         normalize: Literal["audioset", "speech_commands", "none"] = "audioset",
         mean: float | None = None,
@@ -89,8 +92,10 @@ class AudioTokenizer(Tokenizer):
             patch=patch,
             shape=(mel_bins, max_frames),
             stride=step,
+            bias=bias,
             class_tokens=class_tokens,
             positions=positions,
+            stem_norm=stem_norm,
         )
         self.num_contents = channels * patch[0] * patch[1]
         self.patch, self.stride, self.max_frames = patch, step, max_frames
@@ -139,7 +144,8 @@ class AudioTokenizer(Tokenizer):
         )
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Out of Hugging Face's AST (as are vision transformers with patches of this size); ours as they are."""
+        """Out of Hugging Face's AST (as are vision transformers with patches of this size) and ImageBind; ours as they
+        are."""
         return self.embed.translate(source, "embed.")
 
     def describe(self) -> str:

@@ -36,6 +36,7 @@ class InfraredTokenizer(Tokenizer):
     `range`, in the unit of `scale`, keeps it. Both stop at 0 and 1.
     `channels`: the one channel is repeated to 3 for stems that were trained on colour, whose `statistics` it gets.
     In training `augment: light` cuts random boxes (`crop_scale` of the area) and mirrors with probability `hflip`.
+    `stem_norm`: a norm of the projected patches, as ImageBind has for heat and depth.
     """
 
     preprocess: InfraredPreprocess
@@ -50,6 +51,7 @@ class InfraredTokenizer(Tokenizer):
         class_token: bool = True,
         positions: Literal["learned", "sinusoidal", "none"] = "learned",
         bias: bool = True,
+        stem_norm: bool = False,
         scale: Literal["unit", "levels", "centikelvin", "decikelvin"] | tuple[float, float] = "unit",
         normalize: Literal["image", "fixed"] = "image",
         range: tuple[float, float] | None = None,
@@ -81,6 +83,7 @@ class InfraredTokenizer(Tokenizer):
             bias=bias,
             class_tokens=int(class_token),
             positions=positions,
+            stem_norm=stem_norm,
         )
         self.num_contents = patch_size**2
         self.preprocess = InfraredPreprocess(
@@ -108,7 +111,7 @@ class InfraredTokenizer(Tokenizer):
         return cut(raw["pixels"], self.embed.patch) * 2 - 1
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Out of timm's, Hugging Face's and open_clip's vision transformers; ours as they are."""
+        """Out of timm's, Hugging Face's and open_clip's vision transformers, and ImageBind; ours as they are."""
         return self.embed.translate(source, "embed.")
 
     def describe(self) -> str:
