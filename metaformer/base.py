@@ -211,6 +211,8 @@ class Objective(nn.Module, ABC):
     """Asks for `model.teacher` with this momentum. Set in the constructor."""
     weight: float = 1.0
     """The recipe's factor of its losses; set by the core after construction."""
+    class_names: Mapping[str, Sequence[str]] = {}
+    """Target → how its classes are called, where the task's data say it; set by the core with the data."""
 
     @abstractmethod
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:

@@ -107,6 +107,8 @@ def _open_task(recipe: Recipe, model: MetaFormer, task: str, spec: Task, base: P
     named = train or valid
     assert named is not None  # the recipe's check asks for one of them
     classes = class_names(task, targets, named)
+    for objective in cast(Sequence[Objective], model.objectives[task]):
+        objective.class_names = classes
     preprocess = {stream: model.tokenizer(stream).preprocess for stream in streams}
 
     def reader(dataset: Dataset, training: bool) -> Reader:

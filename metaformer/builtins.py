@@ -57,6 +57,8 @@ def register_objectives() -> list[Component]:
             "metaformer.objectives.masked_language:MaskedLanguage",
             "Guess hidden words.",
         ),
+        Component("language", "metaformer.objectives.language:Language", "Each word of a text, given those before."),
+        Component("ranking", "metaformer.objectives.ranking:Ranking", "Answers by how likely they are to be said."),
         Component("zero_shot", "metaformer.objectives.zero_shot:ZeroShot", "Classes by sentences about them."),
     ]
 

@@ -23,6 +23,7 @@ from metaformer.testing import (
     objective_checks,
 )
 from metaformer.testing.check import component
+from metaformer.testing.objective import WORDS
 from metaformer.types import Target, TokenBatch
 
 SMALL = {"dim": 32, "depth": 2, "num_heads": 4}
@@ -74,6 +75,9 @@ def checks() -> Iterator[Check]:
     yield from objective_checks(("masked_patches", {"stream": "left", "standardize": True}), {})
     words = {"words": ("language", {"stream": "left"})}
     yield from objective_checks(("masked_language", {"head": "words", "stream": "left"}), words)
+    yield from objective_checks(("language", {"head": "words", "stream": "left"}), words)
+    weighed = {"reduction": "texts", "weights": "weight", "label_smoothing": 0.1}
+    yield from objective_checks(("language", {"head": "words", "stream": "left", **weighed}), words)
     yield from _of_two_streams()
     yield from _metrics()
     yield from dataset_checks(("manifest", {}), files=manifest)
@@ -105,6 +109,16 @@ def _of_two_streams() -> Iterator[Check]:
     yield from (c for c in objective_checks(replaced, match, streams=streams) if c.name != "batch_order")
     named = {"between": streams, "target": "label", "classes": ("cat", "dog", "eel")}
     yield from objective_checks(("zero_shot", named), ends, streams=streams)
+    answers = {"head": "words", "stream": "left", "target": "label", "answers": ("cat", "dog", "eel"), "shortlist": 2}
+    words = {"words": joint_words}
+    yield from objective_checks(("ranking", answers), words, streams=streams)
+
+
+def joint_words(dim: int) -> Head:
+    """The words of the first stream, out of both together."""
+    head: Head = component("head", ("language", {"stream": "left"}), {"dim": dim, "vocabularies": {"left": WORDS}})
+    head.reads = "joint"
+    return head
 
 
 class AnyHead(Head):

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
-from jaxtyping import Bool
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from metaformer.base import Encoder
 from metaformer.layers import Block
@@ -78,7 +76,7 @@ class TransformerEncoder(Encoder):
         init_transformer(self, width_std(dim))
 
     def forward(self, tokens: TokenBatch) -> TokenBatch:
-        x, mask = tokens.x, self._mask(tokens.mask)
+        x, mask = tokens.x, key_mask(tokens.mask, self.causal)
         if self.norm_in is not None:
             x = self.norm_in(x)
         for i, block in enumerate(self.blocks):
@@ -89,10 +87,3 @@ class TransformerEncoder(Encoder):
         if self.norm_out is not None:
             x = self.norm_out(x)
         return tokens.with_x(x)
-
-    def _mask(self, real: Bool[Tensor, "B T"]) -> Bool[Tensor, "#B 1 #T T"] | None:
-        keys = key_mask(real)
-        if not self.causal:
-            return keys
-        before = torch.ones(1, 1, real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
-        return before if keys is None else before & keys

@@ -174,11 +174,15 @@ def _token_major(x: Tensor, size: int) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
 
 
-def key_mask(mask: Bool[Tensor, "B S"]) -> Bool[Tensor, "B 1 1 S"] | None:
-    """Padding mask → attention mask; None where nothing is padded, which spares a pass over every score matrix."""
-    if mask.is_meta or (not torch.compiler.is_compiling() and bool(mask.all())):
-        return None
-    return mask[:, None, None, :]
+def key_mask(mask: Bool[Tensor, "B S"], causal: bool = False) -> Bool[Tensor, "#B 1 #S S"] | None:
+    """Padding mask → attention mask; None where nothing is padded, which spares a pass over every score matrix.
+    `causal`: of a sequence's tokens to themselves, and none sees a later one."""
+    whole = mask.is_meta or (not torch.compiler.is_compiling() and bool(mask.all()))
+    keys = None if whole else mask[:, None, None, :]
+    if not causal:
+        return keys
+    before = torch.ones(1, 1, mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
+    return before if keys is None else before & keys
 
 
 class Attention(nn.Module):

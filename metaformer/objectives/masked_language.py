@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from metaformer.base import Head, Objective, Whole
 from metaformer.errors import MetaformerError
 from metaformer.objectives.ramp import Ramp
+from metaformer.objectives.words import word_losses, words_of
 from metaformer.types import Batch, Raw, Readout, Target, TokenBatch
 from metaformer.views import altered
 
@@ -53,17 +53,9 @@ class MaskedLanguage(Objective):
         alpha_steps: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
-        if stream not in vocabularies:
-            raise MetaformerError(f"objective masked_language of {stream!r}", f"streams: {', '.join(vocabularies)}")
-        if not vocabularies[stream]:
-            raise MetaformerError(f"objective masked_language of {stream!r}", "its tokens have no ids", "name a text")
-        if head not in heads or heads[head].predicts != "classes" or heads[head].size != vocabularies[stream]:
-            found = f"heads: {', '.join(heads)}" if head not in heads else f"it is not of {vocabularies[stream]} words"
-            do = f"use head: {{use: language, stream: {stream}}}"
-            raise MetaformerError(f"objective masked_language reads head {head!r}", found, do)
         self.head, self.stream, self.mask_ratio, self.whole_words = head, stream, mask_ratio, whole_words
         self.momentum, self.alpha = teacher, Ramp(alpha, alpha_steps)
-        self.size = vocabularies[stream]
+        self.size = words_of("masked_language", heads, vocabularies, head, stream)
         self.name = f"masked_{stream}"
         self.uses, self.targets = (head,), {}
         self.judged = {head: Readout(Target("classes", self.size), "classes")}
@@ -75,16 +67,12 @@ class MaskedLanguage(Objective):
         reads = cast(Head, model.heads[self.head]).reads
         at = model.place(view, reads, self.stream)
         order, chosen = _first(hidden)
-        said = model.read(self.head, _picked(model.stream(view, reads), at, order, chosen)).value.float()
         right = raw["ids"].gather(1, order)
         count = chosen.sum().clamp(min=1)
-        terms = F.cross_entropy(said.flatten(0, 1), right.flatten(), reduction="none").view_as(right)
-        if self.momentum is not None:
-            assert model.teacher is not None
-            theirs = _picked(model.teacher.stream(view, reads), at, order, chosen)
-            soft = model.teacher.read(self.head, theirs).value.float().softmax(dim=-1)
-            share = self.alpha.now()
-            terms = (1 - share) * terms - share * (soft * said.log_softmax(dim=-1)).sum(dim=-1)
+        teacher = None if self.momentum is None else self.alpha
+        said, terms = word_losses(
+            model, view, self.head, lambda tokens: _picked(tokens, at, order, chosen), right, teacher
+        )
         if not self.training:
             batch.memo["judged", self.head] = (said[chosen], right[chosen])
         return {self.name: (terms * chosen).sum() / count}

@@ -194,10 +194,11 @@ class _NoPreprocess(Preprocess):
     """Batches are made directly."""
 
     def __call__(self, value: Tensor | str, train: bool) -> Raw:
-        if isinstance(value, str):  # a sentence about a class: one token
-            letters = torch.tensor([*value.encode()][:DIM]) / 128
-            value = torch.nn.functional.pad(letters, (0, DIM - len(letters)))[None]
         ids = torch.ones(len(value), dtype=torch.int64)
+        if isinstance(value, str):  # a sentence about a class: a first token and one per letter
+            letters = torch.tensor([0, *value.encode()])[: max(LENGTHS)]
+            ids = 1 + letters % (WORDS - 1)
+            value = (letters[:, None] / 128).expand(-1, DIM)
         return {"values": value, "ids": ids, "mask": torch.ones(len(value), dtype=torch.bool)}
 
     def blank(self) -> Raw:

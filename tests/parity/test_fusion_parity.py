@@ -144,28 +144,30 @@ def blip(dim: int, context: int, heads: int, depth: int) -> nn.Module:
     return randomise(BlipTextModel(config))
 
 
-def ask_blip(model: nn.Module, queries: TokenBatch, context: TokenBatch | None) -> Tensor:
+def ask_blip(model: nn.Module, queries: TokenBatch, context: TokenBatch | None, decoder: bool = False) -> Tensor:
     """Samples one by one, each with the real tokens of its context: transformers 5.23 does not hand
     `encoder_attention_mask` on to its cross-attention, which then sees padding as well."""
     rows = []
     for i, (x, mask) in enumerate(zip(queries.x, queries.mask, strict=True)):
         seen = {} if context is None else {"encoder_hidden_states": context.x[i, context.mask[i]][None]}
-        out = model(encoder_embeds=x[None], attention_mask=mask[None].long(), is_decoder=False, **seen)
+        out = model(encoder_embeds=x[None], attention_mask=mask[None].long(), is_decoder=decoder, **seen)
         rows.append(out.last_hidden_state)
     return torch.cat(rows)
 
 
 @SIZES
+@pytest.mark.parametrize("causal", [False, True])
 @torch.no_grad()
-def test_fusion_is_blips_multimodal_text_model(size: tuple[int, int, int, int], tmp_path: Path) -> None:
+def test_fusion_is_blips_multimodal_text_model(size: tuple[int, int, int, int], causal: bool, tmp_path: Path) -> None:
+    """And its decoder, which is ALBEF's of answers."""
     dim, width, heads, depth = size
     oracle = blip(dim, width, heads, depth)
-    bridge = spoiled(FusionBridge({"queries": dim, "context": width}, depth=depth, num_heads=heads))
+    bridge = spoiled(FusionBridge({"queries": dim, "context": width}, depth=depth, num_heads=heads, causal=causal))
     state = {f"text_encoder.{key}": value for key, value in oracle.state_dict().items()}
     fill(bridge, state, tmp_path, part="#text_encoder")
     queries, context = padded(LENGTHS, dim, "text"), padded(SEEN, width, "image")
     out = bridge({"queries": queries, "context": context})
-    assert_close(out.x, ask_blip(oracle, queries, context), queries.mask)
+    assert_close(out.x, ask_blip(oracle, queries, context, causal), queries.mask)
 
 
 @torch.no_grad()

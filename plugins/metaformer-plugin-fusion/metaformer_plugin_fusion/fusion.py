@@ -31,8 +31,8 @@ class FusionBridge(Bridge):
     """Streams `queries` [B T D] and `context` [B S E] → the tokens of `queries` with what they read in the context.
 
     Ids, mask, grid, prefix and modality are those of `queries`. Every `cross_every`-th block has cross-attention,
-    beginning with the first. A sample without context passes as if no block had any; one without queries has no real
-    token.
+    beginning with the first. `causal`: no query sees a later one, as in a decoder (ALBEF's answers). A sample without
+    context passes as if no block had any; one without queries has no real token.
     """
 
     def __init__(
@@ -48,13 +48,14 @@ class FusionBridge(Bridge):
         drop: Share = 0.0,
         drop_path: Share = 0.0,
         cross_every: Count = 1,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if set(widths) != set(ROLES):
             asked, found = f"bridge 'fusion' reads {' and '.join(ROLES)}", f"roles: {', '.join(widths) or 'none'}"
             raise MetaformerError(asked, found, "reads: {queries: STREAM, context: STREAM}")
         self.dim = widths["queries"]
-        self.norm = norm
+        self.norm, self.causal = norm, causal
         self.crosses = tuple(i % cross_every == 0 for i in range(depth))
         # Stochastic depth grows linearly with depth, as in the core's encoder.
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
@@ -76,7 +77,7 @@ class FusionBridge(Bridge):
 
     def forward(self, streams: Mapping[str, TokenBatch]) -> TokenBatch:
         queries, context = streams["queries"], streams["context"]
-        x, mask, context_mask = queries.x, key_mask(queries.mask), key_mask(context.mask)
+        x, mask, context_mask = queries.x, key_mask(queries.mask, self.causal), key_mask(context.mask)
         for block, crosses in zip(self.blocks, self.crosses, strict=True):
             x = block(x, mask, context=context.x, context_mask=context_mask) if crosses else block(x, mask)
         return queries.with_x(x)

@@ -41,7 +41,9 @@ class VQAv2(Dataset):
     root: folder of the four JSON files and of `train2014/`, `val2014/`, `test2015/`. split: `train`, `val`,
     `train+val`, `test`. Classes are the normalised answers that at least `min_count` questions of the training files
     have, the most frequent first; with `with_val` those of the validation files count as well. `answer_scores` go with
-    `binary_cross_entropy` and `scores: true`; questions of which no answer is a class have all zeros."""
+    `binary_cross_entropy` and `scores: true`; questions of which no answer is a class have all zeros.
+    answers: `each` makes a sample of every answer that was given to a question, `{image, question, answer: text,
+    answer_weight}`, where the weight is the share of people who gave it: for models that say answers (ALBEF)."""
 
     def __init__(
         self,
@@ -50,28 +52,36 @@ class VQAv2(Dataset):
         split: Literal["train", "val", "train+val", "test"],
         min_count: Annotated[int, Field(gt=0)] = 9,
         with_val: bool = True,
+        answers: Literal["class", "each"] = "class",
     ) -> None:
         self.root = Path(root)
         need_folder(self.root, "VQA v2", GET)
         counts: Counter[str] = Counter()
         for part in ("train", "val") if with_val else ("train",):
-            for answers in self._answers(part).values():
-                counts[Counter(answers).most_common(1)[0][0]] += 1
+            for given in self._answers(part).values():
+                counts[Counter(given).most_common(1)[0][0]] += 1
         kept = [answer for answer, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n >= min_count]
         if not kept:
             raise DataError(f"answers with min_count {min_count}", "none", "lower min_count")
         self.classes = {"answer": kept}
         self.index = {answer: i for i, answer in enumerate(kept)}
         self.samples: list[tuple[str, str, int, list[str]]] = []
+        self.said: list[tuple[int, str, float]] = []
+        """With `answers: each`: which of `samples`, an answer, and its share."""
         for part in split.split("+"):
-            answers = {} if part == "test" else self._answers(part)
+            told = {} if part == "test" else self._answers(part)
             for question in self._questions(part):
                 number = field(question, "question_id", int, f"the questions of {part}")
                 image = field(question, "image_id", int, f"question {number}")
                 folder = "test2015" if part == "test" else f"{part}2014"
                 name = f"{folder}/COCO_{folder}_{image:012d}.jpg"
                 text = field(question, "question", str, f"question {number}")
-                self.samples.append((name, text, number, answers.get(number, [])))
+                self.samples.append((name, text, number, told.get(number, [])))
+        if answers == "each":
+            if split == "test":
+                raise DataError("a sample of each answer", "the test split has no answers", "answers: class")
+            for place, (*_, given) in enumerate(self.samples):
+                self.said += [(place, answer, n / len(given)) for answer, n in Counter(given).items() if answer]
 
     def _questions(self, part: str) -> list[object]:
         year = "test2015" if part == "test" else f"{part}2014"
@@ -90,9 +100,13 @@ class VQAv2(Dataset):
         return out
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.said or self.samples)
 
     def __getitem__(self, index: int) -> Sample:
+        if self.said:
+            place, answer, share = self.said[index]
+            image, question, *_ = self.samples[place]
+            return {"image": image, "question": question, "answer": answer, "answer_weight": share}
         image, question, _, answers = self.samples[index]
         sample: Sample = {"image": image, "question": question}
         if answers:
@@ -106,7 +120,10 @@ class VQAv2(Dataset):
         return sample
 
     def sample_id(self, index: int) -> str:
+        if self.said:
+            place, answer, _ = self.said[index]
+            return f"{self.samples[place][2]}-{answer}"
         return str(self.samples[index][2])
 
     def fingerprint(self) -> str:
-        return f"vqa_v2:{digest(self.samples, self.classes)}"
+        return f"vqa_v2:{digest(self.samples, self.classes, self.said)}"

@@ -73,6 +73,26 @@ def test_vqas_answers_are_scored_by_how_many_gave_them(vqa):
         VQAv2(root=vqa, split="train")
 
 
+def test_each_answer_of_vqa_may_be_a_sample_with_the_share_of_people_who_gave_it(vqa):
+    data = VQAv2(root=vqa, split="train", min_count=1, answers="each")
+    assert len(data) == 4 * 3
+    assert [(data[i]["answer"], data[i]["answer_weight"]) for i in range(3)] == [
+        ("2", 0.7),
+        ("dog", 0.2),
+        ("1 hundred", 0.1),
+    ]
+    assert data[3] | {"answer": "", "answer_weight": 0} == {
+        "image": "train2014/COCO_train2014_000000000009.jpg",
+        "question": "how many? 1",
+        "answer": "",
+        "answer_weight": 0,
+    }
+    assert data.sample_id(4) == "15-dog"
+    assert data.fingerprint() != VQAv2(root=vqa, split="train", min_count=1).fingerprint()
+    with pytest.raises(DataError, match="the test split has no answers"):
+        VQAv2(root=vqa, split="test", min_count=1, answers="each")
+
+
 @pytest.mark.parametrize(
     ("given", "same"),
     [("The Dog.", "dog"), ("1,000", "1000"), ("Two", "2"), ("yes!", "yes"), ("t-shirt", "t shirt"), ("3.5", "3.5")],
