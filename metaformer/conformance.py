@@ -38,11 +38,13 @@ CLASSES = ("classification", {"num_classes": 5})
 TOKEN_CLASSES = ("token_classification", {"num_classes": 5})
 NUMBERS = ("regression", {"num_outputs": 3, "shift": 4.0, "scale": 2.0})
 EMBEDDING = ("projection", {"size": 8, "bias": True})
+BARE = ("projection", {"size": None, "norm": False})
 HEADS: tuple[tuple[str, dict[str, Any]], ...] = (
     CLASSES,
     ("classification", {"num_classes": 5, "pool": "mean", "norm": False, "drop": 0.1}),
     NUMBERS,
     EMBEDDING,
+    BARE,
     TOKEN_CLASSES,
     ("classification", {"num_classes": 5, "pooler": True, "hidden": 8}),
     ("segmentation", {"num_classes": 5, "hidden": 8, "drop": 0.1}),

@@ -90,6 +90,18 @@ def test_heads_pool_and_shape():
     torch.testing.assert_close(ProjectionHead(8, size=4)(tokens).norm(dim=1), torch.ones(2))
 
 
+def test_an_embedding_without_a_linear_layer():
+    tokens = TokenBatch(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool), "x")
+    head = ProjectionHead(8, size=None, norm=False)
+    assert (head.size, [*head.parameters()]) == (8, [])
+    torch.testing.assert_close(head(tokens), torch.nn.functional.normalize(tokens.x.mean(1), dim=1))
+    normed = ProjectionHead(8, size=None)
+    state = normed.state_dict()
+    assert normed.translate(state).keys() == state.keys() == {"norm.weight", "norm.bias"}
+    with pytest.raises(MetaformerError, match="size: null"):
+        ProjectionHead(8, size=None, bias=True)
+
+
 def test_metrics_equal_scikit_learn():
     head, target = ClassificationHead(4, num_classes=3), Target("class", 3)
     logits, truth = torch.randn(50, 3), torch.randint(3, (50,))

@@ -66,3 +66,17 @@ def test_vlmo(bert):
     large = ("encoders.shared.dim=1024", "encoders.shared.depth=24", "encoders.shared.num_heads=16")
     heads = [f"heads.{name}.size=1024" for name in ("image", "caption", "image_vl", "caption_vl")]
     assert vlmo(bert, *large, "encoders.shared.pair_from=21", *heads) == pytest.approx(562e6, rel=0.01)
+
+
+def test_align(bert):
+    transformers = pytest.importorskip("transformers")
+    found = counts("align/base.yaml", f"tokenizers.caption.vocabulary={bert}")
+    with torch.device("meta"):
+        public = transformers.AlignModel(transformers.AlignConfig())  # the sizes of kakaobrain/align-base
+    parts = {name: sum(p.numel() for p in module.parameters()) for name, module in public.named_children()}
+    assert found["tokenizers.image"] == parts["vision_model"] == 62_143_440
+    # BERT has 512 positions and a pooler, which ALIGN does not read, and two kinds of token; the recipe has 64 places.
+    spare = (512 + 2 - 64) * 768 + (768 + 1) * 768
+    assert found["tokenizers.caption"] + found["encoders.text"] == parts["text_model"] - spare
+    assert found["heads.caption"] == parts["text_projection"]
+    assert "heads.image" not in found

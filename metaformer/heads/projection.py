@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metaformer.base import Head
-from metaformer.errors import WeightsError
+from metaformer.errors import MetaformerError, WeightsError
 from metaformer.heads.pool import Pool, pool
 from metaformer.heads.published import bare_linear
 from metaformer.layers.init import init_transformer
@@ -39,7 +39,7 @@ LAYOUTS = (
 
 
 class ProjectionHead(Head):
-    """TokenBatch [B T D] → [B C], rows of length 1: pool, norm, linear."""
+    """TokenBatch [B T D] → [B C], rows of length 1: pool, norm, linear; without `size` no linear layer, and C = D."""
 
     predicts: ClassVar[Literal["embedding"]] = "embedding"
 
@@ -47,17 +47,19 @@ class ProjectionHead(Head):
         self,
         dim: int,
         *,
-        size: Annotated[int, Field(gt=0)] = 256,
+        size: Annotated[int, Field(gt=0)] | None = 256,
         pool: Pool = "auto",
         norm: bool = True,
         norm_eps: Annotated[float, Field(gt=0)] = 1e-5,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        self.size = size
+        if bias and size is None:
+            raise MetaformerError("bias: true", "size: null, which is no linear layer", "leave one of them out")
+        self.size = dim if size is None else size
         self.pool = pool
         self.norm = nn.LayerNorm(dim, eps=norm_eps) if norm else nn.Identity()
-        self.linear = nn.Linear(dim, size, bias=bias)
+        self.linear = nn.Identity() if size is None else nn.Linear(dim, size, bias=bias)
         init_transformer(self)
 
     def forward(self, tokens: TokenBatch) -> Float[Tensor, "B C"]:
@@ -68,7 +70,7 @@ class ProjectionHead(Head):
         `vision_proj`, ALIGN's `text_projection`, ImageBind's `modality_heads.audio`); ours as they are.
 
         The norm before the projection is taken with `norm: true`; with `norm: false` it is the encoder's `norm_out`."""
-        if "linear.weight" in source:
+        if "linear.weight" in source or isinstance(self.linear, nn.Identity):
             return source
         found = [layout for layout in LAYOUTS if layout.matrix in source]
         if len(found) > 1:

@@ -190,7 +190,9 @@ def test_samples_without_context_are_blips_text_alone(tmp_path: Path) -> None:
 @SIZES
 @torch.no_grad()
 def test_fusion_is_torchmultimodals_albef(size: tuple[int, int, int, int], tmp_path: Path) -> None:
-    albef = pytest.importorskip("torchmultimodal.models.albef.multimodal_encoder", reason="torchmultimodal is not installed (scripts/setup.sh)")
+    pytest.importorskip("torchmultimodal", reason="torchmultimodal is not installed: scripts/setup.sh")
+    from torchmultimodal.models.albef import multimodal_encoder as albef
+
     dim, _, heads, depth = size
     oracle = randomise(
         albef.ALBEFMultimodalEncoder(dim, depth, heads, 4 * dim, layer_norm_eps=1e-12, transform_act_fn=nn.GELU)

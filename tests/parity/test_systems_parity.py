@@ -233,13 +233,13 @@ def test_aligns_text_tower_and_temperature_are_transformers_aligns(tmp_path, voc
     at = "file:public.safetensors"
     sets = (
         *("encoders.text.dim=32", "encoders.text.depth=2", "encoders.text.num_heads=4"),
-        *("encoders.vision.dim=32", "encoders.vision.depth=1", "encoders.vision.num_heads=4"),
+        *("tokenizers.image.backbone=test_efficientnet", "tokenizers.image.image_size=64", "encoders.vision.dim=16"),
         *(f"tokenizers.caption.vocabulary={vocabulary}", f"tokenizers.caption.weights={at}#text_model"),
         *(f"encoders.text.weights={at}#text_model", f"heads.caption.weights={at}#text_projection"),
-        *("heads.caption.size=16", "heads.image.size=16"),
+        "heads.caption.size=16",
     )
     model, _ = ours("align/base.yaml", sets, state, tmp_path)
-    data, _ = batch(model, 224)
+    data, _ = batch(model, 64)
     raw = data.streams["caption"]
     with torch.no_grad():
         states = public(input_ids=raw["ids"], attention_mask=raw["mask"].long()).last_hidden_state

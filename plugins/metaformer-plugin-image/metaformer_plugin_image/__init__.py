@@ -14,7 +14,12 @@ def register_tokenizers() -> list[Component]:
             "image",
             "metaformer_plugin_image.tokenizer:ImageTokenizer",
             "Photographs and other pictures as square patches.",
-        )
+        ),
+        Component(
+            "convolutional",
+            "metaformer_plugin_image.convolutional:ConvolutionalTokenizer",
+            "Pictures as the last feature map of a convolutional network of timm.",
+        ),
     ]
 
 

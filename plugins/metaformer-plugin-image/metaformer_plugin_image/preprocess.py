@@ -19,6 +19,7 @@ from torch import Tensor
 
 from metaformer.arrays.raster import crop_box
 from metaformer.base import Preprocess
+from metaformer.errors import MetaformerError
 from metaformer.files.picture import MAX_PIXELS, read_image
 from metaformer.types import Raw
 from metaformer_plugin_image.augment import erase, flip, timm_transform
@@ -28,7 +29,9 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 @dataclass(frozen=True)
 class ImagePreprocess(Preprocess):
-    """A path, bytes, Pillow image or array → `{"pixels": uint8 [C H W]}`. Knobs: see `ImageTokenizer`."""
+    """A path, bytes, Pillow image or array → `{"pixels": uint8 [C H W]}`. Knobs: see `ImageTokenizer`.
+
+    Raises MetaformerError for knobs that contradict one another."""
 
     reads_files: ClassVar[bool] = True
 
@@ -51,6 +54,15 @@ class ImagePreprocess(Preprocess):
     erase: float = 0.0
     erase_fill: Literal["mean", "noise"] = "noise"
     max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
+            if low > high:
+                raise MetaformerError(f"{name} [{low}, {high}]", "the first is larger", "give [smallest, largest]")
+        if self.resize == "keep" and self.augment == "timm":
+            raise MetaformerError(
+                "resize: keep", "augment: timm, which makes all pictures one size", "use augment: light"
+            )
 
     def __call__(self, value: Any, train: bool) -> Raw:
         image = read_image(value, self.max_pixels)

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from metaformer.base import Tokenizer
-from metaformer.errors import MetaformerError
 from metaformer.files.picture import MAX_PIXELS, PILLOW_LIMIT
 from metaformer.layers.patches import PatchEmbedding, Positions, Resizing, cut_channels, grid_of
 from metaformer.layers.pixels import Preset, pixel_statistics, standardize
@@ -96,13 +94,6 @@ class ImageTokenizer(Tokenizer):
             stem_norm=stem_norm,
         )
         self.num_contents = channels * patch_size**2
-        for name, low, high in (("crop_scale", *crop_scale), ("crop_ratio", *crop_ratio)):
-            if low > high:
-                raise MetaformerError(f"{name} [{low}, {high}]", "the first is larger", "give [smallest, largest]")
-        if resize == "keep" and augment == "timm":
-            raise MetaformerError(
-                "resize: keep", "augment: timm, which makes all pictures one size", "use augment: light"
-            )
         self.mean, self.std = pixel_statistics(normalize, channels, mean, std)
         self.keep = resize == "keep"
         self.preprocess = ImagePreprocess(
@@ -143,10 +134,3 @@ class ImageTokenizer(Tokenizer):
         rows, columns = grid_of(self.size, self.embed.patch)
         prefix = " and a class token" if self.embed.num_prefix else ""
         return f"{height}x{width}x{self.embed.channels} pixels in {p}x{p} patches: {rows * columns} tokens{prefix}"
-
-
-def _normalize(self, patches: UInt8[Tensor, "B T C P"]) -> Float[Tensor, "B T C P"]:
-    # Constants, not buffers: a bf16 engine would round buffers, and with them every pixel.
-    scale = torch.tensor([1 / (255 * s) for s in self.std], device=patches.device)[:, None]
-    shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=patches.device)
-    return torch.addcmul(shift[:, None], patches.float(), scale)

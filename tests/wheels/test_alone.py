@@ -1,4 +1,4 @@
-"""Each of the twelve modalities alone with the core: installed from wheels, trained, asked, and checked.
+"""Each plugin alone with the core: installed from wheels and checked; each of the twelve modalities trained and asked.
 
 An environment holds what the two wheels say that they need, with `samples` for the starter's data, and nothing else:
 a requirement that no wheel declares is not there.
@@ -24,14 +24,14 @@ from tests.wheels.raw_files import WRITERS, write
 
 pytestmark = [pytest.mark.wheels, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
-PLUGINS = sorted(
-    path for path in (ROOT / "plugins").glob("metaformer-plugin-*") if path.name.rpartition("-")[2] in WRITERS
-)
-"""Those of a modality: the others have no raw files to predict on."""
+PLUGINS = sorted((ROOT / "plugins").glob("metaformer-plugin-*"))
+MODALITIES = [path for path in PLUGINS if path.name.rpartition("-")[2] in WRITERS]
+"""The others bring bridges, encoders and data, and have no raw files to predict on."""
 STARTERS = ROOT / "recipes" / "starter"
 ELSEWHERE = {"image": ROOT / "recipes" / "digits_frozen.yaml"}
 """Starters that are not among the others."""
 
+EXTRA = "Provides-Extra"
 QUICK = ("steps=4", "eval_every=4", "controls=[]", "output=runs")
 
 
@@ -75,14 +75,17 @@ class Alone(NamedTuple):
     """A plugin, installed with the core in an environment of its own."""
 
     environment: Environment
-    modality: str
+    name: str
     wheel: Path
-    recipe: Path
-    """A copy in the folder to work in."""
 
     @property
-    def name(self) -> str:
-        return f"metaformer-plugin-{self.modality}"
+    def modality(self) -> str:
+        return self.name.removeprefix("metaformer-plugin-")
+
+    @property
+    def recipe(self) -> Path:
+        """Of a modality: a copy in the folder to work in."""
+        return self.environment.work / starter(self.modality).name
 
     def settings(self) -> Any:
         return YAML(typ="safe").load(self.recipe)
@@ -95,27 +98,39 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
     return Wheels({name: build_wheel(path, folder / name) for name, path in projects.items()})
 
 
-@pytest.fixture(scope="module", params=PLUGINS, ids=lambda path: path.name.rpartition("-")[2])
+def short(plugin: Path) -> str:
+    return plugin.name.rpartition("-")[2]
+
+
+def starter(modality: str) -> Path:
+    recipe = STARTERS / f"{modality}.yaml"
+    return ELSEWHERE[modality] if not recipe.exists() and modality in ELSEWHERE else recipe
+
+
+@pytest.fixture(scope="module", params=PLUGINS, ids=short)
 def alone(request: pytest.FixtureRequest, wheels: Wheels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
     plugin: Path = request.param
-    modality = plugin.name.removeprefix("metaformer-plugin-")
-    asked = f"{plugin.name}[samples]"
+    asked = (
+        f"{plugin.name}[samples]"
+        if "samples" in (read(wheels.files[plugin.name]).metadata.get_all(EXTRA) or ())
+        else plugin.name
+    )
     only = {d.name: d for d in (*wheels.needed(asked), metadata.distribution("pip"))}
-    environment = Environment(tmp_path_factory.mktemp(modality), only.values())
+    environment = Environment(tmp_path_factory.mktemp(short(plugin)), only.values())
     # With its requirements: pip refuses where one is missing, or has another version than a wheel asks for.
     links = [f"--find-links={wheels.files[name].parent}" for name in ("metaformer", plugin.name)]
     environment.run("pip", "install", "--quiet", "--no-index", "--no-compile", *links, asked)
-    recipe = STARTERS / f"{modality}.yaml"
-    recipe = ELSEWHERE[modality] if not recipe.exists() and modality in ELSEWHERE else recipe
-    for file in (recipe, *recipe.parent.glob("*.safetensors")):
-        shutil.copy(file, environment.work)
-    yield Alone(environment, modality, wheels.files[plugin.name], environment.work / recipe.name)
+    if plugin in MODALITIES:
+        recipe = starter(short(plugin))
+        for file in (recipe, *recipe.parent.glob("*.safetensors")):
+            shutil.copy(file, environment.work)
+    yield Alone(environment, plugin.name, wheels.files[plugin.name])
     shutil.rmtree(environment.folder)
 
 
 def test_there_are_twelve() -> None:
-    assert [path.name.removeprefix("metaformer-plugin-") for path in PLUGINS] == sorted(WRITERS)
-    assert len(PLUGINS) == 12
+    assert [short(path) for path in MODALITIES] == sorted(WRITERS)
+    assert len(MODALITIES) == 12
 
 
 def test_it_is_alone_with_the_core_and_comes_from_wheels(alone: Alone) -> None:
@@ -167,6 +182,7 @@ def trained(alone: Alone) -> Alone:
     return alone
 
 
+@pytest.mark.parametrize("alone", MODALITIES, ids=short, indirect=True)
 def test_it_trains_its_starter(trained: Alone) -> None:
     (run,) = (trained.environment.work / "runs" / trained.settings()["name"]).iterdir()
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
@@ -174,6 +190,7 @@ def test_it_trains_its_starter(trained: Alone) -> None:
     assert last["step"] == 4
 
 
+@pytest.mark.parametrize("alone", MODALITIES, ids=short, indirect=True)
 def test_it_predicts_for_a_raw_file(trained: Alone) -> None:
     recipe = trained.settings()
     (knobs,), (head,) = recipe["tokenizers"].values(), recipe["heads"]
@@ -203,6 +220,7 @@ def test_it_passes_conformance(receipt: Any) -> None:
     assert receipt["passed"]
 
 
+@pytest.mark.parametrize("alone", MODALITIES, ids=short, indirect=True)
 def test_conformance_exercises_its_tokenizers(receipt: Any) -> None:
     """A receipt without them says nothing about a modality."""
     idle = [f"{part['name']}: {part['why']}" for part in receipt["not_exercised"] if part["kind"] == "tokenizer"]
