@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -162,3 +163,53 @@ def test_classifying_pictures_makes_digits_where_none_are_given(tmp_path):
     assert {file.parent.name for file in files["valid"]} == set("0123456789")
     with Image.open(files["train"][0]) as image:
         assert (image.size, image.mode) == ((8, 8), "L")
+
+
+RETRIEVE = EXAMPLES / "retrieve_across_modalities"
+
+
+@pytest.fixture
+def retrieve(monkeypatch):
+    monkeypatch.syspath_prepend(str(RETRIEVE))
+    import retrieve
+
+    return retrieve
+
+
+def test_fields_are_pictures_beside_the_spectra_of_their_middles(retrieve, tmp_path):
+    retrieve.make_fields(tmp_path)
+    places = {}
+    for split, count in (("train", 1800), ("valid", 648)):
+        header, *rows = (tmp_path / f"{split}.csv").read_text().splitlines()
+        assert (header, len(rows)) == ("picture,spectrum", count)
+        files = [row.split(",") for row in rows]
+        assert all((tmp_path / name).is_file() for names in files for name in names)
+        with Image.open(tmp_path / files[0][0]) as image:
+            levels = np.asarray(image)
+        assert (levels.shape, levels.dtype) == ((6, 6), np.uint16)
+        assert np.load(tmp_path / files[0][1]).shape == (199,)
+        corners = [tuple(map(int, Path(name).stem.split("-"))) for name, _ in files]
+        places[split] = {(y + dy, x + dx) for y, x in corners for dy in range(6) for dx in range(6)}
+    assert not places["train"] & places["valid"]
+
+
+def test_retrieving_needs_two_tables_and_a_recipe(tmp_path):
+    mine, draw = tmp_path / "mine", np.random.default_rng(0)
+    mine.mkdir()
+    for split in ("train", "valid"):
+        rows = ["picture,spectrum"]
+        for number in range(10):
+            picture(mine / f"{split}{number}.png", 20 * number)
+            np.save(mine / f"{split}{number}.npy", draw.random(199))
+            rows.append(f"{split}{number}.png,{split}{number}.npy")
+        (mine / f"{split}.csv").write_text("\n".join(rows))
+    command = [sys.executable, str(RETRIEVE / "retrieve.py"), "mine", "--output", "out", "--steps", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    newest(tmp_path / "out" / "pictures_and_spectra")
+    said = done.stdout.splitlines()
+    assert said[-4] == "valid0.png belongs to valid0.npy; the best of 10:"
+    fits = [float(line.split()[0]) for line in said[-3:]]
+    assert fits == sorted(fits, reverse=True)
+    assert all(re.fullmatch(r"  -?\d\.\d{3} valid\d\.npy", line) for line in said[-3:])
+    assert "picture → spectrum" in done.stdout

@@ -1,6 +1,6 @@
 """Retrieve across two modalities: pairs of files in a table, one recipe, no model code.
 
-    python retrieve.py           real pairs made on the spot: near-infrared pictures of fields, and their middles' spectra
+    python retrieve.py           real pairs made on the spot: near-infrared pictures, and spectra of their middles
     python retrieve.py FOLDER    yours: FOLDER/train.csv and FOLDER/valid.csv, whose columns are the recipe's streams
 
 What it does is two commands, which it prints, `metaformer train` and `metaformer retrieve`, and a search: which
