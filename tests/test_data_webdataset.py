@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from metaformer_plugin_image.tokenizer import ImageTokenizer
+from PIL import Image
 
 from metaformer.data.webdataset import WebDataset, expand_braces, read_npy, split_name
 from metaformer.errors import DataError
@@ -195,3 +197,34 @@ def test_flipped_bytes_never_do_more_than_a_data_error(tmp_path: Path) -> None:
         except DataError:
             outcomes.add(False)
     assert outcomes == {True, False}
+
+
+def test_shards_as_img2dataset_writes_them(tmp_path: Path) -> None:
+    """As CC3M and LAION are downloaded: keys of nine digits, a table and statistics beside every shard, and nothing of
+    the pictures that could not be had."""
+    captions = {0: "a cat\non a mat", 1: "zwei Hühner", 4: "the sea"}
+    for number, keys in enumerate(([0, 1], [4])):
+        members = {}
+        for key in keys:
+            file = io.BytesIO()
+            Image.new("RGB", (6, 4 + key), (40 * key, 90, 10)).save(file, "JPEG", quality=95)
+            name = f"{number:05d}{key:04d}"
+            told = {"url": "gone", "caption": captions[key], "key": name, "status": "success", "width": 6}
+            members[f"{name}.jpg"] = file.getvalue()
+            members[f"{name}.json"] = json.dumps(told).encode()
+            members[f"{name}.txt"] = captions[key].encode()
+        write(tmp_path / f"{number:05d}.tar", members)
+        (tmp_path / f"{number:05d}.parquet").write_bytes(b"PAR1 of all that was asked for")
+        (tmp_path / f"{number:05d}_stats.json").write_text('{"count": 3, "successes": 2}')
+    data = WebDataset(shards=str(tmp_path), columns={"image": "jpg;png;webp", "caption": "txt"})
+    assert [data.sample_id(i) for i in range(len(data))] == [
+        "00000/000000000",
+        "00000/000000001",
+        "00001/000010004",
+    ]
+    assert [data[i]["caption"] for i in range(3)] == list(captions.values())
+    preprocess = ImageTokenizer(8, image_size=4, patch_size=2, resize="exact").preprocess
+    for index, key in enumerate(captions):
+        pixels = preprocess(data[index]["image"], False)["pixels"]
+        assert pixels.shape == (3, 4, 4)
+        assert abs(int(pixels[0, 2, 2]) - 40 * key) < 6
