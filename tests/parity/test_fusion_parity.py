@@ -171,6 +171,23 @@ def test_fusion_is_blips_multimodal_text_model(size: tuple[int, int, int, int], 
 
 
 @torch.no_grad()
+def test_two_contexts_are_read_in_turn_as_albef_does_for_two_pictures(tmp_path: Path) -> None:
+    """Twelve of its layers, of which each two begin as one of the six that were pre-trained."""
+    dim, width, heads, depth = 64, 48, 4, 3
+    oracle = blip(dim, width, heads, depth)
+    widths = {"queries": dim, "context": width, "other": width}
+    bridge = spoiled(FusionBridge(widths, depth=2 * depth, num_heads=heads))
+    fill(bridge, oracle.state_dict(), tmp_path)
+    queries, left, right = padded((6, 6), dim, "text"), padded((9, 9), width, "image"), padded((5, 5), width, "image")
+    x = queries.x
+    for layer in oracle.encoder.layer:
+        for context in (left, right):
+            x = layer(x, encoder_hidden_states=context.x)
+    out = bridge({"queries": queries, "context": left, "other": right})
+    assert_close(out.x, x, queries.mask)
+
+
+@torch.no_grad()
 def test_samples_without_context_are_blips_text_alone(tmp_path: Path) -> None:
     oracle = blip(64, 48, 4, 3)
     bridge = spoiled(FusionBridge({"queries": 64, "context": 48}, depth=3, num_heads=4))

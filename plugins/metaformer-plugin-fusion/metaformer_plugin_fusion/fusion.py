@@ -22,7 +22,7 @@ from metaformer.layers.mlp import Activation
 from metaformer.types import TokenBatch
 from metaformer_plugin_fusion.published import translate_blocks
 
-ROLES = ("queries", "context")
+ROLES, OTHER = ("queries", "context"), "other"
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,6 +33,9 @@ class FusionBridge(Bridge):
     Ids, mask, grid, prefix and modality are those of `queries`. Every `cross_every`-th block has cross-attention,
     beginning with the first. `causal`: no query sees a later one, as in a decoder (ALBEF's answers). A sample without
     context passes as if no block had any; one without queries has no real token.
+
+    With a third stream `other` [B R E] blocks take turns: even ones read `context`, odd ones `other`, and each two have
+    one and the same projection to keys and values, as ALBEF for two pictures (NLVR2); `depth` counts all of them.
     """
 
     def __init__(
@@ -51,9 +54,14 @@ class FusionBridge(Bridge):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        if set(widths) != set(ROLES):
+        if set(widths) - {OTHER} != set(ROLES):
             asked, found = f"bridge 'fusion' reads {' and '.join(ROLES)}", f"roles: {', '.join(widths) or 'none'}"
-            raise MetaformerError(asked, found, "reads: {queries: STREAM, context: STREAM}")
+            raise MetaformerError(asked, found, "reads: {queries: STREAM, context: STREAM}, and `other`, if wanted")
+        self.turns = OTHER in widths
+        if self.turns and (depth % 2 or cross_every > 1 or widths[OTHER] != widths["context"]):
+            found = f"depth {depth}, cross_every {cross_every}, widths {widths['context']} and {widths[OTHER]}"
+            do = "give an even depth, cross_every: 1, and two contexts of one width"
+            raise MetaformerError("blocks that read `context` and `other` in turn", found, do)
         self.dim = widths["queries"]
         self.norm, self.causal = norm, causal
         self.crosses = tuple(i % cross_every == 0 for i in range(depth))
@@ -73,20 +81,26 @@ class FusionBridge(Bridge):
             )
             for rate, crosses in zip(rates, self.crosses, strict=True)
         )
+        if self.turns:
+            for even, odd in zip(self.blocks[::2], self.blocks[1::2], strict=True):
+                odd.cross.kv = even.cross.kv  # type: ignore[union-attr]
         init_transformer(self, width_std(self.dim))
 
     def forward(self, streams: Mapping[str, TokenBatch]) -> TokenBatch:
         queries, context = streams["queries"], streams["context"]
-        x, mask, context_mask = queries.x, key_mask(queries.mask, self.causal), key_mask(context.mask)
-        for block, crosses in zip(self.blocks, self.crosses, strict=True):
-            x = block(x, mask, context=context.x, context_mask=context_mask) if crosses else block(x, mask)
+        x, mask = queries.x, key_mask(queries.mask, self.causal)
+        seen = [(tokens.x, key_mask(tokens.mask)) for tokens in (context, streams.get(OTHER, context))]
+        for i, (block, crosses) in enumerate(zip(self.blocks, self.crosses, strict=True)):
+            there, there_mask = seen[i % 2]
+            x = block(x, mask, context=there, context_mask=there_mask) if crosses else block(x, mask)
         return queries.with_x(x)
 
     def translate(self, source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Out of BERT, BLIP's text models, ALBEF or torchmultimodal's ALBEF; names of ours pass unchanged.
 
-        BERT has no cross-attention: its parameters are then missing, which the recipe's `allow_missing` may allow."""
-        found = translate_blocks(source, len(self.blocks))
+        BERT has no cross-attention: its parameters are then missing, which the recipe's `allow_missing` may allow.
+        With `other`, half as many blocks are taken for two each."""
+        found = translate_blocks(source, len(self.blocks), self.turns)
         if found is None:
             return source
         if self.norm != "post":

@@ -48,9 +48,10 @@ LAYOUTS = (BERT, TORCHMULTIMODAL)
 ASKED = "weights of a fusion"
 
 
-def translate_blocks(source: Mapping[str, Tensor], depth: int) -> dict[str, Tensor] | None:
+def translate_blocks(source: Mapping[str, Tensor], depth: int, twice: bool = False) -> dict[str, Tensor] | None:
     """The source's blocks, which stand under any prefix and are numbered from 0, by our names; None where it has none
     in a layout of the above. What is in a block and has no name of ours keeps its own, for the loading to refuse.
+    `twice`: half as many will do, each for two of ours.
 
     Raises WeightsError where there are several stacks of blocks, or not `depth` of them."""
     for layout in LAYOUTS:
@@ -58,9 +59,21 @@ def translate_blocks(source: Mapping[str, Tensor], depth: int) -> dict[str, Tens
         found = [match for key in source if (match := anchor.fullmatch(key))]
         if found:
             prefix = _prefix({match[1] for match in found})
-            _count(prefix, sorted(int(match[2]) for match in found), depth)
+            indices = sorted(int(match[2]) for match in found)
+            if twice and indices == list(range(depth // 2)):
+                return _doubled(_blocks(source, prefix, layout))
+            _count(prefix, indices, depth)
             return _blocks(source, prefix, layout)
     return None
+
+
+def _doubled(blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every block two times, one after the other."""
+    out = {}
+    for key, value in blocks.items():
+        _, index, name = key.split(".", 2)
+        out |= {f"blocks.{2 * int(index) + turn}.{name}": value for turn in (0, 1)}
+    return out
 
 
 def _prefix(prefixes: set[str]) -> str:

@@ -54,6 +54,28 @@ def test_the_queries_keep_what_they_are():
     assert (out.modality, out.num_prefix) == ("text", 1)
 
 
+def test_two_contexts_share_what_makes_keys_and_values_of_them():
+    bridge = FusionBridge({**WIDTHS, "other": 6}, **KNOBS)
+    names = [name for name, _ in bridge.named_parameters()]
+    assert "blocks.0.cross.kv.weight" in names
+    assert "blocks.1.cross.kv.weight" not in names
+    assert bridge.blocks[1].cross.kv is bridge.blocks[0].cross.kv
+    queries, left, right = tokens(8, (3,)), tokens(6, (5,), "image"), tokens(6, (4,), "image")
+    out, swapped = (
+        lively(bridge)({"queries": queries, "context": one, "other": two}).x
+        for one, two in ((left, right), (right, left))
+    )
+    assert not out.allclose(swapped)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "width"), [({"depth": 3}, 6), ({"depth": 4, "cross_every": 2}, 6), ({"depth": 4}, 7)]
+)
+def test_two_contexts_need_an_even_depth_and_one_width(knobs, width):
+    with pytest.raises(MetaformerError, match="even depth"):
+        FusionBridge({**WIDTHS, "other": width}, num_heads=2, **knobs)
+
+
 def test_it_is_bert_between_two_streams():
     """SA over the queries, CA of queries to context, MLP, each in x = norm(x + f(x))."""
     bridge = lively(FusionBridge(WIDTHS, **KNOBS))
