@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Retrieve across two modalities.")
     parser.add_argument("data", nargs="?", type=Path, help="folder that holds train.csv and valid.csv")
     parser.add_argument("--output", type=Path, default=Path("runs"), help="where runs go")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
     data = options.data
     if data is None:
