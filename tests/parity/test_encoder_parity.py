@@ -34,8 +34,9 @@ class Size:
 
 
 BASE, LARGE = Size(768, 12, 12), Size(1024, 24, 16)
-WHOLE = pytest.param(LARGE, marks=pytest.mark.thorough)
+SLOW = pytest.mark.thorough
 """Half a minute for the same layouts with more of everything."""
+WHOLE = pytest.param(LARGE, marks=SLOW)
 SIZES = pytest.mark.parametrize("size", [BASE, WHOLE], ids=["base", "large"])
 
 
@@ -225,7 +226,7 @@ def rename(state: dict[str, Tensor], rules: tuple[tuple[str, str], ...], prefix:
 
 @pytest.mark.parametrize(
     ("size", "generation"),
-    [(BASE, "new"), (BASE, "new_task"), (BASE, "old"), (BASE, "old_task"), (LARGE, "old")],
+    [(BASE, "new"), (BASE, "new_task"), (BASE, "old"), (BASE, "old_task"), pytest.param(LARGE, "old", marks=SLOW)],
     ids=lambda value: {BASE: "base", LARGE: "large"}.get(value, value),
 )
 @torch.no_grad()
@@ -263,7 +264,7 @@ def test_huggingface_vit(size: Size, generation: str, tmp_path: Path) -> None:
         (BASE, "new", "quick_gelu"),
         (BASE, "old", "gelu"),
         (BASE, "old", "quick_gelu"),
-        (LARGE, "old", "quick_gelu"),
+        pytest.param(LARGE, "old", "quick_gelu", marks=SLOW),
     ],
     ids=lambda value: {BASE: "base", LARGE: "large"}.get(value, value),
 )
