@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from metaformer.types import Batch, Raw, Readout, Sample, Target, TokenBatch
+from metaformer.types import Answer, Batch, Raw, Readout, Sample, Target, TokenBatch
 
 if TYPE_CHECKING:
     from metaformer.model import MetaFormer
@@ -218,6 +218,11 @@ class Objective(nn.Module, ABC):
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses, each a mean over what counts in this batch. A batch in which nothing counts
         gives a zero that is still connected to the parameters: ranks must run the same modules."""
+
+    def answer(self, model: MetaFormer, batch: Batch) -> Answer | None:
+        """What `metaformer predict` shows of an objective that classifies by itself, by its name in `judged`; None if
+        the batch lacks a stream it needs. There are no targets. Default: nothing."""
+        return None
 
     def count(self, model: MetaFormer, batch: Batch) -> Mapping[str, float]:
         """Loss name → how many things `forward` will take the mean over, from targets and presence, without a pass.

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from metaformer.base import Dataset, Head
+from metaformer.base import Dataset, Head, Objective
 from metaformer.build import needs, open_data
 from metaformer.data.inputs import read_inputs
 from metaformer.data.loader import Item, Reader
@@ -20,7 +20,7 @@ from metaformer.evaluate import restore
 from metaformer.heads.pool import pool
 from metaformer.report.console import Console
 from metaformer.run import Run, open_run
-from metaformer.types import Batch, Prediction, Sample
+from metaformer.types import Answer, Batch, Prediction, Sample
 
 
 def load(run: str | Path, checkpoint: str = "best") -> LoadedRun:
@@ -46,6 +46,9 @@ class LoadedRun:
             if form.kind != "identity"
             for head in self._heads_of(task)
         }
+        self._objectives = [(task, o) for task in self.run.recipe.tasks for o in self._objectives_of(task)]
+        for task, objective in self._objectives:
+            objective.class_names = labels.get(task, {})
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -54,7 +57,8 @@ class LoadedRun:
 
     def predict(self, **streams: Any) -> dict[str, Any]:
         """One sample, each stream by name (a file name, an array, a text, a row), to what every head whose streams
-        are there says: a class with its probability and those of all, numbers, or an embedding. Raises DataError."""
+        are there says: a class with its probability and those of all, numbers, or an embedding; and what objectives
+        say by themselves (`zero_shot`, `ranking`). Raises DataError."""
         return next(iter(self.predict_many([streams])))
 
     def predict_many(
@@ -64,8 +68,20 @@ class LoadedRun:
         for batch_ in self._batches(samples, batch, root):
             with torch.inference_mode():
                 heads = {name: p for name, p in self.model(batch_).items() if name in self._forms or self._embeds(name)}
+                answers = self._answers(batch_)
             for row in range(len(batch_)):
-                yield {name: self._say(name, p, row) for name, p in heads.items() if bool(p.present[row])}
+                said = {name: self._say(name, p, row) for name, p in heads.items() if bool(p.present[row])}
+                for name, answer in answers.items():
+                    if bool(answer.present[row]):
+                        said[name] = _class(answer.logits[row].float().cpu().softmax(dim=-1), answer.names)
+                yield said
+
+    def _answers(self, batch: Batch) -> dict[str, Answer]:
+        """What objectives say by themselves, by the name of what they judge; the task's before it where that is not
+        enough to tell them apart."""
+        found = [(t, name, a) for t, o in self._objectives if (a := o.answer(self.model, batch)) for name in o.judged]
+        names = [name for _, name, _ in found]
+        return {name if names.count(name) == 1 else f"{task}/{name}": answer for task, name, answer in found}
 
     def embed(self, **streams: Any) -> dict[str, torch.Tensor]:
         """One sample to a vector [D] per encoded stream: its class token if it has one, else its mean token."""
@@ -102,9 +118,11 @@ class LoadedRun:
             _raise_first(items)
             yield reader.collate(items).to(self.device)
 
+    def _objectives_of(self, task: str) -> list[Objective]:
+        return list(cast(Sequence[Objective], self.model.objectives[task]))
+
     def _heads_of(self, task: str) -> list[str]:
-        objectives = cast(Sequence[Any], self.model.objectives[task])
-        return [name for objective in objectives for name in objective.uses if name in self.model.heads]
+        return [name for o in self._objectives_of(task) for name in o.uses if name in self.model.heads]
 
     def _embeds(self, name: str) -> bool:
         return cast(Head, self.model.heads[name]).predicts == "embedding"

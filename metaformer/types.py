@@ -5,7 +5,7 @@ Axis letters, everywhere: `B` batch, `T` tokens, `D` width, `C` classes. Masks: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -119,6 +119,16 @@ class Prediction(NamedTuple):
     """As the head's `predicts` says."""
     present: Bool[Tensor, B]
     """Rows whose stream has any real token; the others mean nothing."""
+
+
+class Answer(NamedTuple):
+    """What an objective says about a batch by itself, without targets."""
+
+    logits: Float[Tensor, "B C"]
+    present: Bool[Tensor, B]
+    """Rows that have what it needs; the others mean nothing."""
+    names: Sequence[str]
+    """Of the C classes, or of the first of them."""
 
 
 IGNORE = -100

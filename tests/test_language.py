@@ -214,3 +214,16 @@ def test_answers_need_a_common_first_token():
     batch = pair_batch(model, label=LABEL.clamp(max=1))
     with pytest.raises(MetaformerError, match="class_token: true"):
         model.objectives["pairs"][0](model, batch)
+
+
+def test_it_answers_without_targets_where_the_picture_is_there():
+    model, objective, batch = made(f"{RANKING}, num_answers: 3", label=LABEL.clamp(max=1))
+    objective.class_names = {"label": ("no", "yes")}
+    batch.targets.clear()
+    batch.present["image"][1] = False
+    with torch.no_grad():
+        logits, present, names = objective.answer(model, batch)
+        torch.testing.assert_close(logits, objective.say(model, batch))
+    assert (names, present.tolist()) == (("no", "yes"), [True, False, True, True, True, True])
+    del batch.streams["image"], batch.present["image"]
+    assert objective.answer(model, batch) is None

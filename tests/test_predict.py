@@ -205,3 +205,37 @@ def test_bad_tables_are_named(own, tmp_path, text, message):
 def test_an_absent_manifest_is_a_recipe_error(own, tmp_path):
     with pytest.raises(RecipeError, match="does not exist"):
         train_command([own / "own.yaml"], [f"output={tmp_path}", "tasks.own.data.train.path=no.csv"])
+
+
+# What objectives say by themselves.
+
+
+def answering(tmp_path, recipe, *sets):
+    short = ("steps=2", "eval_every=2", "batch_size=8", f"output={tmp_path}")
+    train_command([Path(__file__).parents[1] / "recipes" / recipe], [*short, *sets], "never")
+    (folder,) = tmp_path.iterdir()
+    return metaformer.load(folder)
+
+
+def test_classes_by_sentences_about_them_are_predicted(tmp_path):
+    run = answering(tmp_path, "clip/starter.yaml")
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
+    said = run.predict(image=picture)
+    assert said.keys() == {"image", "zero_shot"}
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    assert [*said["zero_shot"]["probabilities"]] == names
+    assert sum(said["zero_shot"]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert said["zero_shot"]["class"] == names[said["zero_shot"]["index"]]
+    assert run.predict(caption="the digit one").keys() == {"caption"}
+
+
+def test_answers_are_predicted_by_how_likely_they_are_to_be_said(tmp_path):
+    parts = ("tokenizers.image", "tokenizers.question", "tokenizers.answer", "encoders.vision", "encoders.text")
+    loaded = (*parts, "bridges.fused", "bridges.said", "heads.words")
+    run = answering(tmp_path, "albef/starter_answers.yaml", *(f"{part}.weights=null" for part in loaded))
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
+    said = run.predict(image=picture, question="is it even?")
+    assert said.keys() == {"ranking"}
+    assert [*said["ranking"]["probabilities"]][-2:] == ["no", "yes"]
+    assert sum(said["ranking"]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert run.predict(image=picture) == {}

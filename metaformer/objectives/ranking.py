@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from metaformer.base import Head, Objective
 from metaformer.errors import MetaformerError
 from metaformer.objectives.words import words_of
-from metaformer.types import IGNORE, Batch, Raw, Readout, Target, TokenBatch
+from metaformer.types import IGNORE, Answer, Batch, Raw, Readout, Target, TokenBatch
 from metaformer.views import altered, repaired
 
 if TYPE_CHECKING:
@@ -89,6 +89,11 @@ class Ranking(Objective):
     def count(self, model: MetaFormer, batch: Batch) -> dict[str, float]:
         return {"ranking": float(((batch.targets[self.target] != IGNORE) & self._there(model, batch)).sum())}
 
+    def answer(self, model: MetaFormer, batch: Batch) -> Answer | None:
+        if not set(self._others(model)) <= batch.streams.keys():
+            return None
+        return Answer(self.say(model, batch), self._there(model, batch), self._names())
+
     def say(self, model: MetaFormer, batch: Batch) -> Float[Tensor, "B C"]:
         """Log-likelihood of each candidate. Those that are not shortlisted are behind all that are, in the order of
         their first words."""
@@ -152,7 +157,7 @@ class Ranking(Objective):
 
     def _candidates(self, model: MetaFormer, batch: Batch) -> Raw:
         """Tokens of all candidates, made once."""
-        device = batch.targets[self.target].device
+        device = next(iter(batch.present.values())).device
         if self._known is None:
             names = self._names()
             preprocess = model.tokenizer(self.stream).preprocess

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from metaformer.base import Head, Objective, Whole
 from metaformer.errors import MetaformerError
 from metaformer.objectives.contrastive import embedding_size
-from metaformer.types import IGNORE, Batch, Readout, Target
+from metaformer.types import IGNORE, Answer, Batch, Readout, Target
 
 if TYPE_CHECKING:
     from metaformer.model import MetaFormer
@@ -49,7 +49,7 @@ class ZeroShot(Objective):
             raise MetaformerError("templates of zero_shot", f"no {{}} in {wrong[0]!r}", "put {} where the name goes")
         self.between, self.target, self.temperature = between, target, temperature
         self.prompts = [template.replace("{}", name) for name in classes for template in templates]
-        self.num_templates = len(templates)
+        self.names, self.num_templates = classes, len(templates)
         self.uses = (between[0],)
         form = Target("class", len(classes))
         self.targets = {target: form}
@@ -57,15 +57,23 @@ class ZeroShot(Objective):
         self._known: Tensor | None = None
 
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
-        said = model.predict(batch, self.between[0])
-        right = batch.targets[self.target].masked_fill(~said.present, IGNORE)
-        with torch.autocast(right.device.type, enabled=False):
-            logits = said.value.float() @ self.classes(model, right.device).T / self.temperature
+        logits, present, _ = self._say(model, batch)
+        right = batch.targets[self.target].masked_fill(~present, IGNORE)
         counts = right != IGNORE
         if not self.training:
             batch.memo["judged", "zero_shot"] = (logits[counts], right[counts])
         total = F.cross_entropy(logits, right, ignore_index=IGNORE, reduction="sum")
         return {"zero_shot": total / counts.sum().clamp(min=1)}
+
+    def answer(self, model: MetaFormer, batch: Batch) -> Answer | None:
+        return self._say(model, batch) if model.sources(self.between[0]) <= batch.streams.keys() else None
+
+    def _say(self, model: MetaFormer, batch: Batch) -> Answer:
+        said = model.predict(batch, self.between[0])
+        device = said.value.device
+        with torch.autocast(device.type, enabled=False):
+            logits = said.value.float() @ self.classes(model, device).T / self.temperature
+        return Answer(logits, said.present, self.names)
 
     def classes(self, model: MetaFormer, device: torch.device) -> Float[Tensor, "C E"]:
         """An embedding per class; in evaluation made once."""
