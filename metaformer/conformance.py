@@ -95,7 +95,7 @@ def _of_two_streams() -> Iterator[Check]:
 
     def reading(stream: str, use: tuple[str, dict[str, Any]]) -> Callable[[int], Head]:
         def make(dim: int) -> Head:
-            head: Head = component("head", use, {"dim": dim})
+            head: Head = component("head", use, {"dim": dim, "vocabularies": dict.fromkeys(streams, WORDS)})
             head.reads = stream
             return head
 
@@ -112,15 +112,8 @@ def _of_two_streams() -> Iterator[Check]:
     named = {"between": streams, "target": "label", "classes": ("cat", "dog", "eel")}
     yield from objective_checks(("zero_shot", named), ends, streams=streams)
     answers = {"head": "words", "stream": "left", "target": "label", "answers": ("cat", "dog", "eel"), "shortlist": 2}
-    words = {"words": joint_words}
+    words = {"words": reading("joint", ("language", {"stream": "left"}))}
     yield from objective_checks(("ranking", answers), words, streams=streams)
-
-
-def joint_words(dim: int) -> Head:
-    """The words of the first stream, out of both together."""
-    head: Head = component("head", ("language", {"stream": "left"}), {"dim": dim, "vocabularies": {"left": WORDS}})
-    head.reads = "joint"
-    return head
 
 
 class AnyHead(Head):

@@ -14,10 +14,10 @@ import csv
 import shlex
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from metaformer_plugin_infrared.pictures import tensorly_folder
 from PIL import Image
 
 import metaformer
@@ -32,10 +32,7 @@ def make_fields(folder: Path) -> None:
     """Write pictures as PNG files of 16 bits, spectra of 199 bands as .npy files, and the two tables of pairs.
 
     Data: the Indian Pines scene out of the tensorly package (CC-BY 3.0; doi:10.4231/R7RX991C)."""
-    package = find_spec("tensorly")
-    if package is None or package.origin is None:
-        sys.exit("The pairs are made out of a scene in tensorly: pip install 'metaformer-plugin-infrared[samples]'")
-    scene = np.load(Path(package.origin).parent / "datasets" / "data" / "Indian_pines_corrected.npy")
+    scene = np.load(tensorly_folder() / "Indian_pines_corrected.npy")
     for split, stride in (("train", 1), ("valid", 2)):
         (folder / split).mkdir(parents=True, exist_ok=True)
         rows = []

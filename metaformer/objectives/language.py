@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-import torch
 from jaxtyping import Bool
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from metaformer.base import Head, Objective, Whole
 from metaformer.objectives.ramp import Ramp
@@ -58,14 +58,10 @@ class Language(Objective):
 
     def forward(self, model: MetaFormer, batch: Batch) -> dict[str, Tensor]:
         at = model.place(batch, cast(Head, model.heads[self.head]).reads, self.stream)
-        right, counts = batch.streams[self.stream]["ids"], self._counts(batch)
-        if right.shape[1] == 1:  # nothing to predict, but every rank runs the same modules
-            right = torch.cat([right, right], dim=1)
-            counts = torch.zeros_like(right[:, 1:], dtype=torch.bool)
-        right = right[:, 1:]
+        right, counts = batch.streams[self.stream]["ids"].roll(-1, dims=1), self._counts(batch)
         teacher = None if self.momentum is None else self.alpha
         said, terms = word_losses(
-            model, batch, self.head, lambda tokens: _before(tokens, at, counts), right, teacher, self.label_smoothing
+            model, batch, self.head, lambda tokens: _only(tokens, at, counts), right, teacher, self.label_smoothing
         )
         if not self.training:
             batch.memo["judged", self.head] = (said[counts], right[counts])
@@ -77,9 +73,9 @@ class Language(Objective):
         counts = self._counts(batch)
         return {self.name: float((counts if self.reduction == "tokens" else counts.any(dim=1)).sum())}
 
-    def _counts(self, batch: Batch) -> Bool[Tensor, "B K"]:
-        """Which tokens after the first are there to be predicted."""
-        return batch.streams[self.stream]["mask"][:, 1:] & batch.present[self.stream][:, None]
+    def _counts(self, batch: Batch) -> Bool[Tensor, "B T"]:
+        """Tokens that have another one after them, which they predict."""
+        return F.pad(batch.streams[self.stream]["mask"][:, 1:], (0, 1)) & batch.present[self.stream][:, None]
 
     def _weights(self, batch: Batch, terms: Tensor) -> Tensor:
         if self.weights is None:
@@ -90,7 +86,6 @@ class Language(Objective):
         self.alpha.move_on()
 
 
-def _before(tokens: TokenBatch, at: slice, counts: Bool[Tensor, "B K"]) -> TokenBatch:
-    """The tokens that say the next word, alone; the first one where there is no other."""
-    x = tokens.x[:, at]
-    return TokenBatch(x=x[:, : counts.shape[1]], mask=counts, modality=tokens.modality)
+def _only(tokens: TokenBatch, at: slice, counts: Bool[Tensor, "B T"]) -> TokenBatch:
+    """The text's tokens, the first of which says a word as well."""
+    return TokenBatch(x=tokens.x[:, at], mask=counts, modality=tokens.modality)

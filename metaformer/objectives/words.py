@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,8 +52,7 @@ def word_losses(
     terms = F.cross_entropy(said.flatten(0, 1), right.flatten(), **smoothed).view_as(right)  # type: ignore[arg-type]
     if teacher is not None:
         assert model.teacher is not None
-        with torch.no_grad():
-            theirs = model.teacher.read(head, pick(model.teacher.stream(batch, reads))).value.float().softmax(dim=-1)
+        theirs = model.teacher.read(head, pick(model.teacher.stream(batch, reads))).value.float().softmax(dim=-1)
         share = teacher.now()
         terms = (1 - share) * terms - share * (theirs * said.log_softmax(dim=-1)).sum(dim=-1)
     return said, terms

@@ -87,11 +87,11 @@ class FusionBridge(Bridge):
         init_transformer(self, width_std(self.dim))
 
     def forward(self, streams: Mapping[str, TokenBatch]) -> TokenBatch:
-        queries, context = streams["queries"], streams["context"]
+        queries, contexts = streams["queries"], [streams[role] for role in ("context", OTHER) if role in streams]
         x, mask = queries.x, key_mask(queries.mask, self.causal)
-        seen = [(tokens.x, key_mask(tokens.mask)) for tokens in (context, streams.get(OTHER, context))]
+        seen = [(tokens.x, key_mask(tokens.mask)) for tokens in contexts]
         for i, (block, crosses) in enumerate(zip(self.blocks, self.crosses, strict=True)):
-            there, there_mask = seen[i % 2]
+            there, there_mask = seen[i % len(seen)]
             x = block(x, mask, context=there, context_mask=there_mask) if crosses else block(x, mask)
         return queries.with_x(x)
 
